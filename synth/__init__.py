@@ -1,0 +1,1 @@
+"""synth: makes synthetic brain MRI (label-map synthesis, latent diffusion, plug-ins) into sharded Zarr corpora."""

@@ -1,0 +1,1 @@
+"""anatomy: label maps and the people in them — sources, label table, age / sex / diagnosis morphometry, displacement."""

@@ -1,0 +1,135 @@
+"""Label maps as anatomies: the built-in one, or any folder of FreeSurfer-style segmentations."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from synth.anatomy.labels import Label, check_known, label_table
+from synth.errors import UserError
+from synth.sample import spacing_of
+
+MINIMUM_BRAIN_MM3 = 100_000.0  # less is no brain, even of a newborn
+SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """One label map, canonical RAS+, cropped to the head.
+
+    Attributes:
+        name: file name without suffix, or ``builtin``.
+        index: ``[D, H, W]`` uint8, position of each voxel's label in ``labels``.
+        labels: the labels present, in ascending number; position 0 is background (what lies outside the map).
+        spacing: mm along D, H, W.
+        brain: first and last voxel of the brain (sulcal CSF and vessels, which reach down the neck, left out) by axis.
+        volumes: structure → mm³ (both sides), extra-cerebral ones left out.
+    """
+
+    name: str
+    index: npt.NDArray[np.uint8]
+    labels: tuple[Label, ...]
+    spacing: tuple[float, float, float]
+    brain: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    volumes: dict[str, float]
+
+    @property
+    def centre(self) -> tuple[float, float, float]:
+        """Voxel coordinates of the middle of the brain."""
+        x, y, z = ((low + high) / 2 for low, high in self.brain)
+        return x, y, z
+
+    @property
+    def intracranial_ml(self) -> float:
+        """Everything inside the skull, in mL."""
+        return sum(self.volumes.values()) / 1000
+
+
+def find_label_maps(folder: Path) -> list[Path]:
+    """Every label map under ``folder``, sorted by name. Raises UserError when there is no such folder, or none in it."""
+    if folder.is_file() and folder.name.endswith(SUFFIXES):
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"anatomies: there is no folder '{folder}'; expected one with label maps ({', '.join(SUFFIXES)})")
+    found = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
+    if not found:
+        raise UserError(f"anatomies: folder '{folder}' holds no label map; expected files ending in {', '.join(SUFFIXES)}")
+    return found
+
+
+def builtin_path() -> Path:
+    """The shipped whole-head label map (ICBM152 2009c and CerebrA, see the NOTICE beside it)."""
+    return Path(str(resources.files("synth.anatomy") / "data" / "builtin_dseg.nii.gz"))
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=32)
+def load_anatomy(path: Path) -> Anatomy:
+    """Read, check and canonicalise one label map.
+
+    Raises:
+        UserError: unreadable or truncated file, not 3-D, NaN, non-integer or unknown labels, nothing intracranial.
+    """
+    data, spacing = _read(path)
+    if data.min() < 0 or data.max() > 65535:
+        check_known([data.min(), data.max()], f"label map '{path}'")
+    present = np.bincount(data.ravel(), minlength=1) > 0
+    present[0] = True  # position 0 stands for what lies outside the map
+    numbers = np.flatnonzero(present)
+    check_known(numbers, f"label map '{path}'")
+    labels = tuple(label_table()[int(number)] for number in numbers)
+    index = _cropped((np.cumsum(present) - 1).astype(np.uint8)[data])
+    inside = np.array([label.is_intracranial and label.structure not in ("sulcal_csf", "vessel") for label in labels])[index]
+    if inside.sum() * np.prod(spacing) < MINIMUM_BRAIN_MM3:
+        raise UserError(f"label map '{path}' holds {int(inside.sum())} brain voxels; expected a segmented brain")
+    lines = [np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    brain = tuple((int(line[0]), int(line[-1])) for line in lines)
+    voxel = float(np.prod(spacing))
+    counts = np.bincount(index.ravel(), minlength=len(labels))
+    volumes: dict[str, float] = {}
+    for label, count in zip(labels, counts, strict=True):
+        if label.is_intracranial:
+            volumes[label.structure] = volumes.get(label.structure, 0.0) + float(count) * voxel
+    name = "builtin" if path == builtin_path() else path.name.split(".")[0]
+    return Anatomy(name, np.ascontiguousarray(index, dtype=np.uint8), labels, spacing, brain, volumes)  # type: ignore[arg-type]
+
+
+def _cropped(index: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The box that holds everything but background."""
+    held = index > 0
+    lines = [np.flatnonzero(held.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return index[tuple(slice(line[0], line[-1] + 1) if line.size else slice(0, 1) for line in lines)]
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.int32], tuple[float, float, float]]:
+    """Integer voxels in RAS+ order, and spacing in mm."""
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        if len(image.shape) != 3 and not (len(image.shape) == 4 and image.shape[3] == 1):
+            raise UserError(f"label map '{path}' has {len(image.shape)} axes {image.shape}; expected a 3-D label map")
+        image = nibabel.as_closest_canonical(nibabel.squeeze_image(image))
+        data = np.asanyarray(image.dataobj)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"label map '{path}' cannot be read ({reason}); it is damaged or not a NIfTI/MGH file") from error
+    if not np.issubdtype(data.dtype, np.integer):
+        if not np.isfinite(data).all():
+            raise UserError(f"label map '{path}' holds NaN or infinity; expected whole label numbers")
+        if not np.array_equal(np.rint(data), data):
+            raise UserError(f"label map '{path}' holds non-integer values; expected whole label numbers (is it an image?)")
+    return data.astype(np.int32), spacing_of(image.affine)

@@ -1,0 +1,219 @@
+"""Commands of the room synth."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from synth.errors import UserError
+from synth.generator import GeneratorSpec
+
+DEFAULT = GeneratorSpec("LabelMap")
+
+
+def generate(
+    out: Path,
+    count: int,
+    generator: GeneratorSpec = DEFAULT,
+    seed: int = 0,
+    workers: int | None = None,
+    shard_size: int = 32,
+    dtype: Literal["float16", "float32"] = "float16",
+    address: str | None = None,
+) -> int:
+    """Make a corpus of synthetic volumes, or go on with one that was interrupted.
+
+    Sample i depends on (recipe, seed, i) alone: not on workers, shard size or machine load.
+
+    Args:
+        out: folder of the corpus to make (NAME.zarr).
+        count: number of volumes.
+        generator: LabelMap, Diffusion, an installed plug-in's name, or module.Class.
+        seed: another seed is another corpus.
+        workers: Ray workers, one per core if not given; 0 works in this process without Ray.
+        shard_size: volumes per shard, the unit of work and of writing.
+        dtype: how image voxels are stored.
+        address: a running Ray cluster to join.
+    """
+    import os
+
+    from synth.engine import Job
+    from synth.engine import generate as run
+    from synth.progress import progress_bar
+
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers is {workers}; expected 0 or more")
+    job = Job(generator, count, seed, out, shard_size, dtype)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with progress_bar(f"generate {out.name}") as progress:
+        outcome = run(job, cores if workers is None else workers, address, progress)
+    for problem in outcome.failed.values():
+        print(f"brainloom: failed: {problem}", file=sys.stderr)
+    if outcome.failed:
+        print(f"{len(outcome.failed)} shard(s) failed; the others are kept, the same command tries them again", file=sys.stderr)
+        return 1
+    print(f"{out}: {count} volumes, {outcome.made} shard(s) made now in {outcome.seconds:.1f} s")
+    return 0
+
+
+def inspect(corpus: Path, /, png: Path | None = None, rows: int = 6) -> int:
+    """Print what a corpus holds; with --png draw a mosaic of volumes and label maps.
+
+    Args:
+        corpus: folder of the corpus.
+        png: picture to write.
+        rows: volumes in the picture.
+    """
+    from synth.corpus import Corpus
+    from synth.picture import figure, save_png
+    from synth.sample import spacing_of
+
+    opened = Corpus(corpus)
+    generator = opened.header.recipe["generator"]
+    entry = opened.entry(0)
+    spacing = " × ".join(f"{s:g}" for s in spacing_of(entry["affine"]))
+    print(f"{corpus}: {len(opened)} volumes {opened.image_shape} at {spacing} mm, by {generator['class_path']}, "
+          f"seed {opened.header.seed}, {'complete' if opened.complete else 'not complete'}")
+    if opened.complete:
+        table = opened.covariates()
+        for name in table.columns:
+            print("  " + _summary(name, table[name]))
+    if png is not None:
+        if rows < 1:
+            raise UserError(f"--rows is {rows}; expected 1 or more")
+        step = max(1, len(opened) // rows)
+        save_png(figure(opened, list(range(0, len(opened), step))[:rows]), png)
+        print(f"picture: {png}")
+    return 0
+
+
+def _summary(name: str, values: object) -> str:
+    import pandas as pd
+
+    series = pd.Series(values)
+    if pd.api.types.is_numeric_dtype(series):
+        return f"{name}: mean {series.mean():.4g}, SD {series.std():.3g}, {series.min():.4g} to {series.max():.4g}"
+    counts = series.value_counts()
+    return f"{name}: " + ", ".join(f"{word} {n}" for word, n in counts.head(8).items())
+
+
+def verify(corpus: Path, /) -> int:
+    """Check every voxel and covariate of a corpus against its records; exit code 1 if any differs.
+
+    Args:
+        corpus: folder of the corpus.
+    """
+    from synth.corpus import Corpus
+    from synth.corpus import verify as check
+    from synth.progress import progress_bar
+
+    opened = Corpus(corpus)
+    problems: list[str] = []
+    with progress_bar(f"verify {corpus.name}", "shards") as progress:
+        for shard, found in check(opened):
+            problems += found
+            progress(min(shard + 1, opened.header.shards), opened.header.shards)
+    for problem in problems:
+        print(f"damaged: {problem}")
+    if problems:
+        return 1
+    print(f"{corpus}: {len(opened)} volumes, every bit as recorded; identity {opened.identity()[:16]}")
+    return 0
+
+
+def explain(corpus: Path, index: int, /, check: bool = False) -> int:
+    """Print the birth certificate of one volume: recipe, seed, every drawn parameter, parents, checksum.
+
+    Args:
+        corpus: folder of the corpus.
+        index: number of the volume, from 0.
+        check: render it again and compare bit by bit.
+    """
+    from synth.corpus import Corpus
+
+    opened = Corpus(corpus)
+    entry = opened.entry(index)
+    header = opened.header
+    print(json.dumps({"recipe": header.recipe, "seed": header.seed, "versions": header.versions,
+                      "parents": header.parents, **entry}, indent=2))
+    return _check_again(opened, index) if check else 0
+
+
+def _check_again(opened: object, index: int) -> int:
+    import numpy as np
+
+    from synth.corpus import Corpus, checksum
+    from synth.options import make_spec
+
+    assert isinstance(opened, Corpus)
+    recipe = opened.header.recipe["generator"]
+    entry = opened.entry(index)
+    sample = make_spec(recipe["class_path"], recipe["init_args"]).build().render(entry["params"])
+    image = sample.image.astype(opened.header.recipe["dtype"])
+    label = None if sample.label is None else sample.label.astype(np.int16)
+    same = checksum(image, label) == entry["sha256"]
+    print(f"rendered again: {'the same bits' if same else 'different bits'}")
+    return 0 if same else 1
+
+
+def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices: str | None = None) -> int:
+    """Write a corpus as a BIDS folder: participants.tsv and sub-*/anat/*_T1w.nii.gz with label maps beside.
+
+    Args:
+        corpus: folder of the corpus.
+        out: folder to make.
+        format: bids.
+        indices: which volumes, as FIRST-LAST; all if not given.
+    """
+    from synth.corpus import Corpus
+    from synth.export import to_bids
+    from synth.progress import progress_bar
+
+    opened = Corpus(corpus)
+    chosen = list(range(len(opened)))
+    if indices is not None:
+        first, dash, last = indices.partition("-")
+        if not (dash and first.isdigit() and last.isdigit() and int(first) <= int(last) < len(opened)):
+            raise UserError(f"--indices is '{indices}'; expected FIRST-LAST within 0-{len(opened) - 1}")
+        chosen = list(range(int(first), int(last) + 1))
+    with progress_bar(f"export {corpus.name}") as progress:
+        to_bids(opened, out, chosen, progress)
+    print(f"{out}: {len(chosen)} participants")
+    return 0
+
+
+def train(
+    corpus: Path,
+    out: Path,
+    generator: str = "Diffusion",
+    size: Literal["tiny", "small", "published"] = "tiny",
+    autoencoder_steps: int = 400,
+    diffusion_steps: int = 800,
+    batch_size: int = 8,
+    conditions: tuple[str, ...] = ("age", "sex", "diagnosis"),
+    seed: int = 0,
+) -> int:
+    """Train a generator that learns on a corpus; then generate with --generator.weights OUT.
+
+    Args:
+        corpus: folder of the corpus to learn from.
+        out: folder of the weights to make.
+        generator: Diffusion.
+        size: tiny (CPU, minutes), small, or published (the networks of Pinaya et al. 2022).
+        autoencoder_steps: training steps of the autoencoder.
+        diffusion_steps: training steps of the latent diffusion model.
+        batch_size: volumes a step.
+        conditions: covariates the model is told, numbers or words.
+        seed: of initialisation, order and noise.
+    """
+    from synth.errors import near
+
+    if generator != "Diffusion":
+        raise UserError(f"generator '{generator}' does not learn; near: {near(generator, ['Diffusion'])}")
+    from synth.diffusion.train import TrainOptions, train_diffusion
+
+    options = TrainOptions(size, autoencoder_steps, diffusion_steps, batch_size, tuple(conditions), seed)
+    train_diffusion(corpus, out, options)
+    return 0

@@ -1,0 +1,278 @@
+"""Commands are plain typed functions; this turns their signatures into options, YAML and clear errors.
+
+A parameter before ``/`` is positional, every other one is ``--name VALUE`` (``--na-me`` and ``--na_me`` alike). A
+parameter annotated :class:`synth.generator.GeneratorSpec` brings ``--generator NAME`` and, from the constructor's own
+signature, ``--generator.OPTION VALUE``. Wherever a tuple is expected, commas do. ``--config FILE`` reads the same
+names from YAML (the command line wins), ``--print_config`` writes them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from synth.errors import UserError, near
+from synth.generator import GeneratorSpec, _plain, find_generator, known_generators
+
+Function = Callable[..., int]
+
+
+def call(function: Function, arguments: list[str], program: str) -> int:
+    """Parse ``arguments`` for ``function``, call it, return its exit code. Raises UserError for bad input."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(help_text(function, arguments, program))
+        return 0
+    given = list(_pairs(function, arguments, program))
+    values = _from_config(function, given)
+    for name, value in given:
+        if name not in ("config", "print_config"):
+            values[name] = value
+    print_config = any(name == "print_config" for name, _ in given)
+    keywords = _typed(function, values, program, complete=not print_config)
+    if print_config:
+        print(_as_yaml(keywords), end="")
+        return 0
+    positional = [keywords.pop(p.name) for p in _parameters(function) if p.kind is p.POSITIONAL_ONLY]
+    if positional and isinstance(positional[-1], list):
+        positional = [*positional[:-1], *positional[-1]]
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional = list(keywords.pop(parameter.name))
+    return int(function(*positional, **keywords) or 0)
+
+
+def _parameters(function: Function) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _is_positional(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL)
+
+
+def _pairs(function: Function, arguments: list[str], program: str) -> Iterator[tuple[str, Any]]:
+    """(name, text) of every option on the command line, unknown names refused with the near ones."""
+    positional = [p for p in _parameters(function) if _is_positional(p)]
+    options = {p.name for p in _parameters(function) if not _is_positional(p)} | {"config", "print_config"}
+    takes_generator = _generator_parameter(function) is not None
+    words = iter(arguments)
+    many: list[str] = []
+    for word in words:
+        if not word.startswith("--"):
+            if positional and positional[0].kind is inspect.Parameter.VAR_POSITIONAL:
+                many.append(word)
+            elif positional:
+                yield positional.pop(0).name, word
+            else:
+                raise UserError(f"{program} was given '{word}', which belongs to no option; options start with --")
+            continue
+        name, equals, text = word[2:].partition("=")
+        name = name if "." in name else name.replace("-", "_")
+        if name not in options and not (takes_generator and name.startswith("generator.")):
+            known = ["--" + option.replace("_", "-") for option in options]
+            raise UserError(f"{program} has no option '--{name}'; near: {near('--' + name, known)}")
+        if name == "print_config" or (_is_flag(function, name) and not equals):
+            yield name, "true"
+            continue
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UserError(f"{program}: option '--{name}' was given no value")
+        yield name, value
+    if many:
+        yield positional[0].name, many
+
+
+def _is_flag(function: Function, name: str) -> bool:
+    return typing.get_type_hints(function).get(name) is bool
+
+
+def _generator_parameter(function: Function) -> str | None:
+    for name, hint in typing.get_type_hints(function).items():
+        if hint is GeneratorSpec or GeneratorSpec in typing.get_args(hint):
+            return name
+    return None
+
+
+def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The values of ``--config FILE``, flattened to option names."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for name, text in given:
+        if name != "config":
+            continue
+        path = Path(text)
+        if not path.is_file():
+            raise UserError(f"--config {text}: there is no such file; expected YAML with the command's option names")
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"--config {text} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(loaded, dict):
+            raise UserError(f"--config {text} holds {type(loaded).__name__}; expected option names with values")
+        names = {p.name for p in _parameters(function)}
+        for key, value in loaded.items():
+            key = str(key).replace("-", "_")
+            if key not in names:
+                raise UserError(f"--config {text}: unknown name '{key}'; near: {near(key, names)}")
+            if key == _generator_parameter(function) and isinstance(value, Mapping):
+                values["generator"] = value.get("class_path", "LabelMap")
+                values |= {f"generator.{k}": v for k, v in (value.get("init_args") or {}).items()}
+            else:
+                values[key] = value
+    return values
+
+
+def _typed(function: Function, values: dict[str, Any], program: str, complete: bool) -> dict[str, Any]:
+    """Keyword arguments of the right types. ``complete=False`` lets required ones be missing (for --print_config)."""
+    hints = typing.get_type_hints(function)
+    spec_name = _generator_parameter(function)
+    keywords: dict[str, Any] = {}
+    for parameter in _parameters(function):
+        name = parameter.name
+        if name == spec_name:
+            keywords[name] = _spec(values, parameter.default)
+        elif name in values:
+            keywords[name] = values[name] if parameter.kind is parameter.VAR_POSITIONAL else (
+                parse_value(values[name], hints[name], f"--{name.replace('_', '-')}")
+            )
+        elif parameter.default is not parameter.empty:
+            keywords[name] = parameter.default
+        elif complete:
+            word = name.upper() if _is_positional(parameter) else f"--{name.replace('_', '-')}"
+            raise UserError(f"{program} needs {word}; see {program} --help")
+    for name, value in keywords.items():
+        if parameter_is_many(function, name) and complete:
+            keywords[name] = [parse_value(item, hints[name], name.upper()) for item in value]
+    return keywords
+
+
+def parameter_is_many(function: Function, name: str) -> bool:
+    """True for a ``*name`` parameter, which takes every positional word."""
+    return inspect.signature(function).parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+
+
+def _spec(values: dict[str, Any], default: Any) -> Any:
+    """The GeneratorSpec of ``--generator NAME --generator.OPTION VALUE…``."""
+    options = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith("generator.")}
+    name = values.get("generator")
+    if name is None:
+        if options or default is inspect.Parameter.empty:
+            raise UserError(f"--generator was not given; expected one of {', '.join(known_generators())} or module.Class")
+        return default
+    return make_spec(str(name), options)
+
+
+def make_spec(name: str, options: Mapping[str, Any]) -> GeneratorSpec:
+    """A checked spec: the class exists, every option is one of its constructor's, every value has the right type.
+
+    A dotted name is looked for in the current folder too. Raises UserError otherwise.
+    """
+    search_path = (str(Path.cwd()),) if name not in known_generators() else ()
+    cls = find_generator(name, search_path)
+    short = {target.replace(":", "."): key for key, target in known_generators().items()}
+    name = short.get(name.replace(":", "."), name)
+    signature = inspect.signature(cls).parameters
+    hints = typing.get_type_hints(cls.__init__)
+    typed = {}
+    for option, value in options.items():
+        option = option.replace("-", "_")
+        if option not in signature:
+            raise UserError(f"generator {name} has no option '{option}'; near: {near(option, signature)}")
+        typed[option] = parse_value(value, hints.get(option, str), f"--generator.{option}")
+    missing = [p.name for p in signature.values() if p.default is p.empty and p.name not in typed]
+    if missing:
+        raise UserError(f"generator {name} needs --generator.{missing[0]}")
+    return GeneratorSpec(name, typed, search_path)
+
+
+def parse_value(value: Any, hint: Any, name: str) -> Any:
+    """``value`` (text from the command line or a YAML value) as the type ``hint``; UserError naming ``name`` else."""
+    import jsonargparse
+
+    text = value if isinstance(value, str) else json.dumps(_plain(value))
+    if "tuple" in repr(hint) and isinstance(value, str) and not value.startswith("[") and ("," in value or not _scalar(hint)):
+        text = f"[{value.rstrip(',')}]"
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        parsed = parser.parse_args([f"--value={text}"]).value
+    except Exception as error:
+        raise UserError(f"{name} was given '{value}'; expected {_describe(hint)}") from error
+    if isinstance(parsed, Path):
+        return Path(str(parsed))
+    return parsed
+
+
+def _scalar(hint: Any) -> bool:
+    """True when something else than a tuple is accepted too (``float | tuple[float, float, float]``)."""
+    return any(argument in (int, float, str) for argument in typing.get_args(hint)) and typing.get_origin(hint) is not tuple
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if hint in (int, float, str, bool):
+        return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[hint]
+    text = str(hint).replace("typing.", "").replace("pathlib.", "").replace(" | None", "")
+    return f"{text} (a tuple as 1,2,3)" if "tuple" in text else text
+
+
+def _as_yaml(keywords: Mapping[str, Any]) -> str:
+    import yaml
+
+    plain: dict[str, Any] = {}
+    for name, value in keywords.items():
+        plain[name] = value.recipe() if isinstance(value, GeneratorSpec) else _plain(value)
+    return str(yaml.safe_dump(plain, sort_keys=False))
+
+
+def help_text(function: Function, arguments: list[str], program: str) -> str:
+    """Usage, one line per option with type and default, from the signature and the Google-style docstring."""
+    from docstring_parser import parse
+
+    doc = parse(inspect.getdoc(function) or "")
+    about = {p.arg_name.lstrip("*"): (p.description or "") for p in doc.params}
+    hints = typing.get_type_hints(function)
+    words = " ".join(p.name.upper() + ("…" if p.kind is p.VAR_POSITIONAL else "")
+                     for p in _parameters(function) if _is_positional(p))
+    lines = [f"usage: {program} {words} [options]".replace("  ", " "), "", doc.short_description or ""]
+    lines += ["", doc.long_description] if doc.long_description else []
+    lines += ["", "options:"]
+    for parameter in _parameters(function):
+        label = parameter.name.upper() if _is_positional(parameter) else f"--{parameter.name.replace('_', '-')}"
+        lines.append(_option_line(label, hints.get(parameter.name), parameter.default, about.get(parameter.name, "")))
+    lines.append(_option_line("--config", Path, None, "YAML file with these names; the command line wins"))
+    lines.append(_option_line("--print_config", bool, False, "print the YAML of this command line and stop"))
+    if _generator_parameter(function) is not None:
+        name = next((b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--generator"), "LabelMap")
+        lines += _generator_help(name)
+    return "\n".join(lines)
+
+
+def _generator_help(name: str) -> list[str]:
+    from docstring_parser import parse
+
+    cls = find_generator(name, (str(Path.cwd()),))
+    doc = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
+    hints = typing.get_type_hints(cls.__init__)
+    lines = ["", f"options of generator {name} (others: --generator NAME --help; known: {', '.join(known_generators())}):"]
+    for option in inspect.signature(cls).parameters.values():
+        lines.append(_option_line(f"--generator.{option.name}", hints.get(option.name), option.default, doc.get(option.name, "")))
+    return lines
+
+
+def _option_line(label: str, hint: Any, default: Any, about: str) -> str:
+    import textwrap
+
+    empty = default is inspect.Parameter.empty
+    kind = "NAME" if hint is GeneratorSpec else _describe(hint).removesuffix(" (a tuple as 1,2,3)").removeprefix("one of ")
+    kind = kind.replace("<class '", "").replace("'>", "")
+    shown = "required" if empty else f"default {_plain(default.recipe()['class_path'] if isinstance(default, GeneratorSpec) else default)}"
+    body = textwrap.fill(f"{about.strip()} [{kind}; {shown}]", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return f"  {label}\n{body}"
+
+

@@ -1,0 +1,48 @@
+"""Progress bars of long work: volumes done, rate, time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, unit: str = "volumes") -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (done, total). On a terminal a live bar, else one line every ten seconds."""
+    if sys.stderr.isatty():
+        with _rich_bar(title, unit) as update:
+            yield update
+        return
+    started, last, first = time.monotonic(), [time.monotonic()], [-1]
+
+    def update(done: int, total: int) -> None:
+        now = time.monotonic()
+        first[0] = done if first[0] < 0 else first[0]
+        if now - last[0] > 10 or done >= total:
+            last[0] = now
+            rate = (done - first[0]) / max(now - started, 1e-3)
+            print(f"{title}: {done}/{total} {unit} ({rate:.1f}/s)", file=sys.stderr, flush=True)
+
+    yield update
+
+
+@contextlib.contextmanager
+def _rich_bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+               TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, rate="")
+        first = [-1]
+
+        def update(done: int, total: int) -> None:
+            first[0] = done if first[0] < 0 else first[0]
+            rate = f"{(done - first[0]) / max(time.monotonic() - started, 1e-3):.1f}/s"
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield update
