@@ -1,0 +1,1 @@
+"""benchmarks: what generators and weights were worth — experiments gathered into one page."""

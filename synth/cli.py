@@ -52,7 +52,10 @@ def generate(
     for problem in outcome.failed.values():
         print(f"brainloom: failed: {problem}", file=sys.stderr)
     if outcome.failed:
-        print(f"{len(outcome.failed)} shard(s) failed; the others are kept, the same command tries them again", file=sys.stderr)
+        print(
+            f"{len(outcome.failed)} shard(s) failed; the others are kept, the same command tries them again",
+            file=sys.stderr,
+        )
         return 1
     print(f"{out}: {count} volumes, {outcome.made} shard(s) made now in {outcome.seconds:.1f} s")
     return 0
@@ -74,8 +77,10 @@ def inspect(corpus: Path, /, png: Path | None = None, rows: int = 6) -> int:
     generator = opened.header.recipe["generator"]
     entry = opened.entry(0)
     spacing = " × ".join(f"{s:g}" for s in spacing_of(entry["affine"]))
-    print(f"{corpus}: {len(opened)} volumes {opened.image_shape} at {spacing} mm, by {generator['class_path']}, "
-          f"seed {opened.header.seed}, {'complete' if opened.complete else 'not complete'}")
+    print(
+        f"{corpus}: {len(opened)} volumes {opened.image_shape} at {spacing} mm, by {generator['class_path']}, "
+        f"seed {opened.header.seed}, {'complete' if opened.complete else 'not complete'}"
+    )
     if opened.complete:
         table = opened.covariates()
         for name in table.columns:
@@ -136,8 +141,18 @@ def explain(corpus: Path, index: int, /, check: bool = False) -> int:
     opened = Corpus(corpus)
     entry = opened.entry(index)
     header = opened.header
-    print(json.dumps({"recipe": header.recipe, "seed": header.seed, "versions": header.versions,
-                      "parents": header.parents, **entry}, indent=2))
+    print(
+        json.dumps(
+            {
+                "recipe": header.recipe,
+                "seed": header.seed,
+                "versions": header.versions,
+                "parents": header.parents,
+                **entry,
+            },
+            indent=2,
+        )
+    )
     return _check_again(opened, index) if check else 0
 
 

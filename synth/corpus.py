@@ -54,8 +54,14 @@ class Header:
     def attributes(self) -> dict[str, Any]:
         """The group's attributes as JSON values."""
         licences = sorted({str(parent["licence"]) for parent in self.parents if parent.get("licence")})
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **self.__dict__, "licences": licences,
-                "orientation": "RAS+", "complete": False}
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **self.__dict__,
+            "licences": licences,
+            "orientation": "RAS+",
+            "complete": False,
+        }
 
 
 def create(path: Path, header: Header, example: Sample, dtype: str) -> None:
@@ -73,14 +79,23 @@ def create(path: Path, header: Header, example: Sample, dtype: str) -> None:
         temporary.rename(path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"cannot write corpus '{path}' ({error.strerror or error}); choose a folder you may write") from error
+        raise UserError(
+            f"cannot write corpus '{path}' ({error.strerror or error}); choose a folder you may write"
+        ) from error
 
 
-def _array(group: zarr.Group, name: str, header: Header, shape: tuple[int, ...], dtype: Any, names: tuple[str, ...]) -> None:
+def _array(
+    group: zarr.Group, name: str, header: Header, shape: tuple[int, ...], dtype: Any, names: tuple[str, ...]
+) -> None:
     """One sharded array: a chunk is one whole volume, a shard ``shard_size`` of them."""
     group.create_array(
-        name, shape=(header.count, *shape), dtype=dtype, chunks=(1, *shape), shards=(header.shard_size, *shape),
-        dimension_names=names, fill_value=0,
+        name,
+        shape=(header.count, *shape),
+        dtype=dtype,
+        chunks=(1, *shape),
+        shards=(header.shard_size, *shape),
+        dimension_names=names,
+        fill_value=0,
     )
 
 
@@ -94,7 +109,9 @@ def checksum(*arrays: npt.NDArray[Any] | None) -> str:
     return digest.hexdigest()
 
 
-def write_shard(path: Path, shard: int, params: Sequence[Mapping[str, Any]], samples: Sequence[Sample]) -> dict[str, Any]:
+def write_shard(
+    path: Path, shard: int, params: Sequence[Mapping[str, Any]], samples: Sequence[Sample]
+) -> dict[str, Any]:
     """Voxels first, then the record: from then on the shard exists. Returns the record.
 
     Raises:
@@ -112,14 +129,24 @@ def write_shard(path: Path, shard: int, params: Sequence[Mapping[str, Any]], sam
     entries = []
     for at, (index, sample) in enumerate(zip(indices, samples, strict=True)):
         _fill(image, label, at, index, sample)
-        entries.append({
-            "index": index, "params": params[at], "covariates": dict(sample.covariates),
-            "affine": sample.affine.tolist(), "sha256": checksum(image[at], None if label is None else label[at]),
-        })
+        entries.append(
+            {
+                "index": index,
+                "params": params[at],
+                "covariates": dict(sample.covariates),
+                "affine": sample.affine.tolist(),
+                "sha256": checksum(image[at], None if label is None else label[at]),
+            }
+        )
     image_array[indices.start : indices.stop] = image
     if label is not None:
         group["label"][indices.start : indices.stop] = label  # type: ignore[index]
-    record: dict[str, Any] = {"shard": shard, "fingerprint": header.fingerprint, "seed": header.seed, "samples": entries}
+    record: dict[str, Any] = {
+        "shard": shard,
+        "fingerprint": header.fingerprint,
+        "seed": header.seed,
+        "samples": entries,
+    }
     record["sha256"] = _digest(record)
     write_atomically(record_path(path, shard), json.dumps(record, indent=0))
     return record
@@ -127,13 +154,19 @@ def write_shard(path: Path, shard: int, params: Sequence[Mapping[str, Any]], sam
 
 def _fill(image: npt.NDArray[Any], label: npt.NDArray[np.int16] | None, at: int, index: int, sample: Sample) -> None:
     if sample.image.shape != image.shape[1:]:
-        raise ValueError(f"sample {index} has shape {sample.image.shape}, the corpus {image.shape[1:]}; all must be equal")
+        raise ValueError(
+            f"sample {index} has shape {sample.image.shape}, the corpus {image.shape[1:]}; all must be equal"
+        )
     if (sample.label is None) != (label is None):
-        raise ValueError(f"sample {index} {'lacks' if sample.label is None else 'has'} a label map, unlike the first sample")
+        raise ValueError(
+            f"sample {index} {'lacks' if sample.label is None else 'has'} a label map, unlike the first sample"
+        )
     with np.errstate(over="ignore"):
         image[at] = sample.image
     if not np.isfinite(image[at]).all():
-        raise ValueError(f"sample {index} holds values outside {image.dtype}; scale the image or choose --dtype float32")
+        raise ValueError(
+            f"sample {index} holds values outside {image.dtype}; scale the image or choose --dtype float32"
+        )
     if label is not None and sample.label is not None:
         if sample.label.min() < -32768 or sample.label.max() > 32767:
             raise ValueError(f"sample {index} holds label {sample.label.max()}; labels must fit int16")
@@ -195,8 +228,13 @@ def _write_covariate(group: zarr.Group, name: str, values: Sequence[float | str 
         data = np.array([np.nan if v is None else v for v in values], np.float64)
     array = group.create_array(f"{name}", data=data, chunks=data.shape, dimension_names=("sample",), overwrite=True)
     if words:
-        array.attrs.update({"categories": words, "flag_values": list(range(len(words))),
-                            "flag_meanings": " ".join(word.replace(" ", "_") for word in words)})
+        array.attrs.update(
+            {
+                "categories": words,
+                "flag_values": list(range(len(words))),
+                "flag_meanings": " ".join(word.replace(" ", "_") for word in words),
+            }
+        )
     elif name.startswith("volume_"):
         array.attrs["units"] = "mm3"
     elif name == "age":
@@ -220,10 +258,14 @@ class Corpus:
             self.group = zarr.open_group(self.path, mode="r", use_consolidated=False)
             self.header = header_of(self.group)
         except (FileNotFoundError, KeyError, ValueError) as error:
-            raise UserError(f"'{path}' is not a brainloom corpus; expected a folder made by brainloom synth generate") from error
+            raise UserError(
+                f"'{path}' is not a brainloom corpus; expected a folder made by brainloom synth generate"
+            ) from error
         version = self.group.attrs["format_version"]
         if version != FORMAT_VERSION:
-            raise UserError(f"corpus '{path}' has format version {version}; this brainloom reads version {FORMAT_VERSION}")
+            raise UserError(
+                f"corpus '{path}' has format version {version}; this brainloom reads version {FORMAT_VERSION}"
+            )
 
     def __len__(self) -> int:
         return self.header.count
@@ -302,7 +344,9 @@ class Corpus:
     def sample(self, index: int) -> Sample:
         """One sample, read back as it was written."""
         entry = self.entry(index)
-        return Sample(self.image(index).astype(np.float32), self.label(index), entry["covariates"], np.array(entry["affine"]))
+        return Sample(
+            self.image(index).astype(np.float32), self.label(index), entry["covariates"], np.array(entry["affine"])
+        )
 
     def identity(self) -> str:
         """sha256 of every record: two corpora with the same one hold the same voxels, params and covariates."""
@@ -314,9 +358,15 @@ class Corpus:
     def parent(self) -> dict[str, Any]:
         """What weights write down about this corpus."""
         return {
-            "kind": "corpus", "name": self.path.name, "identity": self.identity(), "count": len(self),
-            "seed": self.header.seed, "fingerprint": self.header.fingerprint, "recipe": self.header.recipe,
-            "parents": self.header.parents, "licences": self.group.attrs.get("licences", []),
+            "kind": "corpus",
+            "name": self.path.name,
+            "identity": self.identity(),
+            "count": len(self),
+            "seed": self.header.seed,
+            "fingerprint": self.header.fingerprint,
+            "recipe": self.header.recipe,
+            "parents": self.header.parents,
+            "licences": self.group.attrs.get("licences", []),
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -95,8 +96,13 @@ def prepare(job: Job) -> None:
         _check_same(Corpus(job.out).header, job, fingerprint)
         return
     header = Header(
-        recipe={"generator": job.spec.recipe(), "dtype": job.dtype}, fingerprint=fingerprint, seed=job.seed,
-        count=job.count, shard_size=job.shard_size, parents=parents, versions=_versions(),
+        recipe={"generator": job.spec.recipe(), "dtype": job.dtype},
+        fingerprint=fingerprint,
+        seed=job.seed,
+        count=job.count,
+        shard_size=job.shard_size,
+        parents=parents,
+        versions=_versions(),
         labels={str(number): name for number, name in generator.labels().items()},
     )
     params = json.loads(json.dumps(generator.draw(rng_for(job.seed, 0))))
@@ -105,18 +111,29 @@ def prepare(job: Job) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"generator {job.spec.class_path} failed on sample 0: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"generator {job.spec.class_path} failed on sample 0: {type(error).__name__}: {error}"
+        ) from error
     create(job.out, header, example, job.dtype)
 
 
 def _check_same(header: Header, job: Job, fingerprint: str) -> None:
     asked = {"count": job.count, "seed": job.seed, "shard_size": job.shard_size, "dtype": job.dtype}
-    found = {"count": header.count, "seed": header.seed, "shard_size": header.shard_size, "dtype": header.recipe["dtype"]}
+    found = {
+        "count": header.count,
+        "seed": header.seed,
+        "shard_size": header.shard_size,
+        "dtype": header.recipe["dtype"],
+    }
     for name, value in found.items():
         if value != asked[name]:
-            raise UserError(f"'{job.out}' holds a corpus with {name} {value}, asked for was {asked[name]}; choose another --out")
+            raise UserError(
+                f"'{job.out}' holds a corpus with {name} {value}, asked for was {asked[name]}; choose another --out"
+            )
     if header.fingerprint != fingerprint:
-        raise UserError(f"'{job.out}' holds a corpus of another recipe ({_difference(header, job)}); choose another --out")
+        raise UserError(
+            f"'{job.out}' holds a corpus of another recipe ({_difference(header, job)}); choose another --out"
+        )
 
 
 def _difference(header: Header, job: Job) -> str:
@@ -198,8 +215,10 @@ def _results(job: Job, todo: list[int], workers: int, address: str | None) -> It
     with ray_session(workers, address, job.spec.search_path) as ray:
         task = ray.remote(num_cpus=1, max_retries=3)(make_shard)
         waiting = iter(todo)
-        running = {task.remote(str(job.out.resolve()), shard, spec_json): shard
-                   for shard in itertools.islice(waiting, max(workers, 1) * IN_FLIGHT_PER_WORKER)}
+        running = {
+            task.remote(str(job.out.resolve()), shard, spec_json): shard
+            for shard in itertools.islice(waiting, max(workers, 1) * IN_FLIGHT_PER_WORKER)
+        }
         while running:
             ready, _ = ray.wait(list(running), num_returns=1)
             shard = running.pop(ready[0])
@@ -226,10 +245,19 @@ def ray_session(workers: int, address: str | None = None, search_path: tuple[str
     if mine:
         paths = [*search_path, os.environ.get("PYTHONPATH", "")]
         environment = {"PYTHONPATH": os.pathsep.join(p for p in paths if p)} if search_path else {}
-        local: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False, "object_store_memory": 80 * 2**20,
-                                 "_node_ip_address": "127.0.0.1"}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR",
-                 runtime_env={"env_vars": environment} if environment else None, **({} if address else local))
+        local: dict[str, Any] = {
+            "num_cpus": max(workers, 1),
+            "include_dashboard": False,
+            "object_store_memory": 80 * 2**20,
+            "_node_ip_address": "127.0.0.1",
+        }
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": environment} if environment else None,
+            **({} if address else local),
+        )
     try:
         yield ray
     finally:

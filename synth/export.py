@@ -68,7 +68,9 @@ def _write_tables(corpus: Corpus, folder: Path, rows: list[dict[str, Any]]) -> N
     (folder / "participants.json").write_text(json.dumps(columns, indent=2))
     versions = corpus.header.versions
     description = {
-        "Name": f"{corpus.path.name} (synthetic)", "BIDSVersion": "1.9.0", "DatasetType": "raw",
+        "Name": f"{corpus.path.name} (synthetic)",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "raw",
         "License": "; ".join(corpus.group.attrs.get("licences", [])) or "not stated",  # type: ignore[arg-type]
         "GeneratedBy": [{"Name": "brainloom", "Version": versions.get("brainloom", "unknown")}],
         "SourceDatasets": [{"URL": f"corpus:{corpus.header.fingerprint[:16]}:seed={corpus.header.seed}"}],
@@ -78,13 +80,22 @@ def _write_tables(corpus: Corpus, folder: Path, rows: list[dict[str, Any]]) -> N
     (folder / "README").write_text("Every participant here is simulated; nothing in it is evidence about patients.\n")
     derivative = folder / "derivatives" / "brainloom"
     derivative.mkdir(parents=True, exist_ok=True)
-    (derivative / "dataset_description.json").write_text(json.dumps({**description, "DatasetType": "derivative"}, indent=2))
+    (derivative / "dataset_description.json").write_text(
+        json.dumps({**description, "DatasetType": "derivative"}, indent=2)
+    )
     (derivative / "corpus.json").write_text(parent)
     labels = pd.DataFrame([{"index": int(n), "name": name} for n, name in corpus.header.labels.items()])
     labels.to_csv(derivative / "dseg.tsv", sep="\t", index=False)
 
 
 def _describe(name: str) -> str:
-    known = {"age": "Age in years (simulated)", "sex": "F or M (simulated)", "site": "Simulated scanner",
-             "diagnosis": "CN, MCI, AD or PD (simulated)", "hoehn_yahr": "Hoehn & Yahr stage, 0 without PD"}
-    return known.get(name, f"{name.replace('_', ' ')}, mm³, measured on the label map" if name.startswith("volume_") else name)
+    known = {
+        "age": "Age in years (simulated)",
+        "sex": "F or M (simulated)",
+        "site": "Simulated scanner",
+        "diagnosis": "CN, MCI, AD or PD (simulated)",
+        "hoehn_yahr": "Hoehn & Yahr stage, 0 without PD",
+    }
+    return known.get(
+        name, f"{name.replace('_', ' ')}, mm³, measured on the label map" if name.startswith("volume_") else name
+    )

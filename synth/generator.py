@@ -85,7 +85,7 @@ class GeneratorSpec:
         """sha256 of class, arguments and parents. Where parents are named by checksum, a path counts by what lies
         there, so that a corpus made again from a copied folder is the same corpus."""
         recipe = self.recipe()
-        hints = typing.get_type_hints(find_generator(self.class_path, self.search_path).__init__)
+        hints = constructor_hints(find_generator(self.class_path, self.search_path))
         arguments = {
             name: "<path>" if value is not None and parents and "Path" in repr(hints.get(name)) else value
             for name, value in recipe["init_args"].items()
@@ -106,7 +106,7 @@ def _plain(value: Any) -> Any:
 
 def restore_types(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no tuples or paths: give the constructor what its type hints ask for."""
-    hints = typing.get_type_hints(cls.__init__)
+    hints = constructor_hints(cls)
     restored = {}
     for name, value in arguments.items():
         hint = repr(hints.get(name, ""))
@@ -116,6 +116,11 @@ def restore_types(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
             value = Path(value)
         restored[name] = value
     return restored
+
+
+def constructor_hints(cls: type) -> dict[str, Any]:
+    """Parameter → type hint of a class's constructor."""
+    return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
 
 
 def defaults_of(cls: type) -> dict[str, Any]:

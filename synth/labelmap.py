@@ -97,9 +97,11 @@ class LabelMap(Generator):
 
     def parents(self) -> list[dict[str, Any]]:
         """The label maps, each with its checksum. The built-in one derives from ICBM152 2009c and CerebrA."""
-        licence = "ICBM152 and CerebrA notices, see synth/anatomy/data/NOTICE" if self.own_reference else "as the label maps'"
+        licence = (
+            "ICBM152 and CerebrA notices, see synth/anatomy/data/NOTICE" if self.own_reference else "as the label maps'"
+        )
         return [
-            {"kind": "label map", "name": path.name, "sha256": checksum, "licence": licence}
+            {"kind": "template" if self.own_reference else "label map", "name": path.name, "sha256": checksum, "licence": licence}
             for path, checksum in zip(self.paths, self._checksums, strict=True)
         ]
 
@@ -169,7 +171,9 @@ class LabelMap(Generator):
         written = numbers[label]
         if self.strip:
             image = image * np.array([label_.is_intracranial for label_ in anatomy.labels], np.float32)[label]
-            written = np.where([label_.is_intracranial for label_ in anatomy.labels], numbers, 0).astype(np.int16)[label]
+            written = np.where([label_.is_intracranial for label_ in anatomy.labels], numbers, 0).astype(np.int16)[
+                label
+            ]
         covariates = self._covariates(anatomy, person, params) | measure_volumes(written, self.spacing)
         return Sample(image[None], written, covariates, centred_affine(self.shape, self.spacing))
 
@@ -193,8 +197,9 @@ class LabelMap(Generator):
     def _tissue_arrays(self, anatomy: Anatomy, contrast: dict[str, list[float]]) -> tuple[Any, Any]:
         pairs = [contrast[label.structure] for label in anatomy.labels]
         if self.strip:
-            pairs = [pair if label.is_intracranial else [0.0, 0.0]
-                     for pair, label in zip(pairs, anatomy.labels, strict=True)]
+            pairs = [
+                pair if label.is_intracranial else [0.0, 0.0] for pair, label in zip(pairs, anatomy.labels, strict=True)
+            ]
         mean, sd = np.array(pairs, np.float32).T
         return np.ascontiguousarray(mean), np.ascontiguousarray(sd)
 
@@ -216,8 +221,11 @@ class LabelMap(Generator):
             push = push @ np.diag([-1.0, 1.0, 1.0])
         pull = np.linalg.inv(push)
         to_mm = centred_affine(self.shape, self.spacing)
-        matrix = np.diag(1 / np.array(anatomy.spacing)) @ pull @ np.column_stack(
-            [to_mm[:3, :3], to_mm[:3, 3] - np.array(pose["shift"])])
+        matrix = (
+            np.diag(1 / np.array(anatomy.spacing))
+            @ pull
+            @ np.column_stack([to_mm[:3, :3], to_mm[:3, 3] - np.array(pose["shift"])])
+        )
         matrix[:, 3] += anatomy.centre
         return matrix.astype(np.float32)
 
@@ -274,7 +282,9 @@ def _spacing(spacing: float | tuple[float, ...]) -> tuple[float, float, float]:
 
 def _ages(ages: tuple[float, ...]) -> tuple[float, float]:
     if len(ages) != 2 or not 20 <= ages[0] <= ages[1] <= 90:
-        raise UserError(f"ages is {','.join(map(str, ages))}; expected youngest,oldest within 20,90 (the range of the effects table)")
+        raise UserError(
+            f"ages is {','.join(map(str, ages))}; expected youngest,oldest within 20,90 (the range of the effects table)"
+        )
     return float(ages[0]), float(ages[1])
 
 
@@ -282,6 +292,13 @@ def _mix(names: tuple[str, ...], weights: tuple[float, ...]) -> dict[str, float]
     for name in names:
         if name not in DIAGNOSES:
             raise UserError(f"diagnoses holds '{name}'; expected some of {near(name, DIAGNOSES, 4)}")
-    if not names or (weights and len(weights) != len(names)) or any(w < 0 for w in weights) or (weights and sum(weights) <= 0):
-        raise UserError(f"diagnosis_weights has {len(weights)} numbers for {len(names)} diagnoses; expected one each, none negative")
+    if (
+        not names
+        or (weights and len(weights) != len(names))
+        or any(w < 0 for w in weights)
+        or (weights and sum(weights) <= 0)
+    ):
+        raise UserError(
+            f"diagnosis_weights has {len(weights)} numbers for {len(names)} diagnoses; expected one each, none negative"
+        )
     return dict(zip(names, weights or (1.0,) * len(names), strict=True))

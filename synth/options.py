@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synth.errors import UserError, near
-from synth.generator import GeneratorSpec, _plain, find_generator, known_generators
+from synth.generator import GeneratorSpec, _plain, constructor_hints, find_generator, known_generators
 
 Function = Callable[..., int]
 
@@ -136,8 +136,10 @@ def _typed(function: Function, values: dict[str, Any], program: str, complete: b
         if name == spec_name:
             keywords[name] = _spec(values, parameter.default)
         elif name in values:
-            keywords[name] = values[name] if parameter.kind is parameter.VAR_POSITIONAL else (
-                parse_value(values[name], hints[name], f"--{name.replace('_', '-')}")
+            keywords[name] = (
+                values[name]
+                if parameter.kind is parameter.VAR_POSITIONAL
+                else (parse_value(values[name], hints[name], f"--{name.replace('_', '-')}"))
             )
         elif parameter.default is not parameter.empty:
             keywords[name] = parameter.default
@@ -161,7 +163,9 @@ def _spec(values: dict[str, Any], default: Any) -> Any:
     name = values.get("generator")
     if name is None:
         if options or default is inspect.Parameter.empty:
-            raise UserError(f"--generator was not given; expected one of {', '.join(known_generators())} or module.Class")
+            raise UserError(
+                f"--generator was not given; expected one of {', '.join(known_generators())} or module.Class"
+            )
         return default
     return make_spec(str(name), options)
 
@@ -176,7 +180,7 @@ def make_spec(name: str, options: Mapping[str, Any]) -> GeneratorSpec:
     short = {target.replace(":", "."): key for key, target in known_generators().items()}
     name = short.get(name.replace(":", "."), name)
     signature = inspect.signature(cls).parameters
-    hints = typing.get_type_hints(cls.__init__)
+    hints = constructor_hints(cls)
     typed = {}
     for option, value in options.items():
         option = option.replace("-", "_")
@@ -194,7 +198,12 @@ def parse_value(value: Any, hint: Any, name: str) -> Any:
     import jsonargparse
 
     text = value if isinstance(value, str) else json.dumps(_plain(value))
-    if "tuple" in repr(hint) and isinstance(value, str) and not value.startswith("[") and ("," in value or not _scalar(hint)):
+    if (
+        "tuple" in repr(hint)
+        and isinstance(value, str)
+        and not value.startswith("[")
+        and ("," in value or not _scalar(hint))
+    ):
         text = f"[{value.rstrip(',')}]"
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
@@ -209,7 +218,10 @@ def parse_value(value: Any, hint: Any, name: str) -> Any:
 
 def _scalar(hint: Any) -> bool:
     """True when something else than a tuple is accepted too (``float | tuple[float, float, float]``)."""
-    return any(argument in (int, float, str) for argument in typing.get_args(hint)) and typing.get_origin(hint) is not tuple
+    return (
+        any(argument in (int, float, str) for argument in typing.get_args(hint))
+        and typing.get_origin(hint) is not tuple
+    )
 
 
 def _describe(hint: Any) -> str:
@@ -237,8 +249,9 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
     doc = parse(inspect.getdoc(function) or "")
     about = {p.arg_name.lstrip("*"): (p.description or "") for p in doc.params}
     hints = typing.get_type_hints(function)
-    words = " ".join(p.name.upper() + ("…" if p.kind is p.VAR_POSITIONAL else "")
-                     for p in _parameters(function) if _is_positional(p))
+    words = " ".join(
+        p.name.upper() + ("…" if p.kind is p.VAR_POSITIONAL else "") for p in _parameters(function) if _is_positional(p)
+    )
     lines = [f"usage: {program} {words} [options]".replace("  ", " "), "", doc.short_description or ""]
     lines += ["", doc.long_description] if doc.long_description else []
     lines += ["", "options:"]
@@ -258,10 +271,15 @@ def _generator_help(name: str) -> list[str]:
 
     cls = find_generator(name, (str(Path.cwd()),))
     doc = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
-    hints = typing.get_type_hints(cls.__init__)
-    lines = ["", f"options of generator {name} (others: --generator NAME --help; known: {', '.join(known_generators())}):"]
+    hints = constructor_hints(cls)
+    lines = [
+        "",
+        f"options of generator {name} (others: --generator NAME --help; known: {', '.join(known_generators())}):",
+    ]
     for option in inspect.signature(cls).parameters.values():
-        lines.append(_option_line(f"--generator.{option.name}", hints.get(option.name), option.default, doc.get(option.name, "")))
+        lines.append(
+            _option_line(f"--generator.{option.name}", hints.get(option.name), option.default, doc.get(option.name, ""))
+        )
     return lines
 
 
@@ -269,10 +287,14 @@ def _option_line(label: str, hint: Any, default: Any, about: str) -> str:
     import textwrap
 
     empty = default is inspect.Parameter.empty
-    kind = "NAME" if hint is GeneratorSpec else _describe(hint).removesuffix(" (a tuple as 1,2,3)").removeprefix("one of ")
+    kind = (
+        "NAME" if hint is GeneratorSpec else _describe(hint).removesuffix(" (a tuple as 1,2,3)").removeprefix("one of ")
+    )
     kind = kind.replace("<class '", "").replace("'>", "")
-    shown = "required" if empty else f"default {_plain(default.recipe()['class_path'] if isinstance(default, GeneratorSpec) else default)}"
+    shown = (
+        "required"
+        if empty
+        else f"default {_plain(default.recipe()['class_path'] if isinstance(default, GeneratorSpec) else default)}"
+    )
     body = textwrap.fill(f"{about.strip()} [{kind}; {shown}]", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return f"  {label}\n{body}"
-
-

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 @contextlib.contextmanager
 def progress_bar(title: str, unit: str = "volumes") -> Iterator[Callable[[int, int], None]]:
     """A function to call with (done, total). On a terminal a live bar, else one line every ten seconds."""
-    if sys.stderr.isatty():
-        with _rich_bar(title, unit) as update:
-            yield update
-        return
+    with _rich_bar(title, unit) if sys.stderr.isatty() else _plain_lines(title, unit) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def _plain_lines(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     started, last, first = time.monotonic(), [time.monotonic()], [-1]
 
     def update(done: int, total: int) -> None:
@@ -33,8 +35,14 @@ def _rich_bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-               TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, rate="")

@@ -44,7 +44,9 @@ class Sample:
         if self.label is not None:
             label = np.asarray(self.label)
             if label.shape != image.shape[1:]:
-                raise ValueError(f"label has shape {label.shape}, image {image.shape}; expected label {image.shape[1:]}")
+                raise ValueError(
+                    f"label has shape {label.shape}, image {image.shape}; expected label {image.shape[1:]}"
+                )
             if not np.issubdtype(label.dtype, np.integer):
                 raise ValueError(f"label has dtype {label.dtype}; expected integers")
             object.__setattr__(self, "label", label)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,10 +69,20 @@ def velocity_grid(path: Path, structures: tuple[str, ...]) -> Field:
         margin = int(np.ceil(MARGIN_MM / s))
         low.append(first - margin)
         shape.append(_fast(int(np.ceil((last + margin - low[-1]) / n))))
-    of_label = np.array([names.index(x.structure) if x.is_intracranial and x.structure in names else -1
-                         for x in anatomy.labels], dtype=np.int16)
-    box = Field(tuple(low), step, tuple(shape), anatomy.spacing, names, of_label,  # type: ignore[arg-type]
-                np.eye(len(names)), np.array([max(anatomy.volumes.get(s, 0), 1.0) / 1000 for s in names]))
+    of_label = np.array(
+        [names.index(x.structure) if x.is_intracranial and x.structure in names else -1 for x in anatomy.labels],
+        dtype=np.int16,
+    )
+    box = Field(
+        tuple(low),
+        step,
+        tuple(shape),
+        anatomy.spacing,
+        names,
+        of_label,  # type: ignore[arg-type]
+        np.eye(len(names)),
+        np.array([max(anatomy.volumes.get(s, 0), 1.0) / 1000 for s in names]),
+    )
     return Field(**{**box.__dict__, "response": _response(anatomy, box)})
 
 
@@ -95,7 +106,7 @@ def _response(anatomy: Anatomy, box: Field) -> npt.NDArray[np.float64]:
     return response / np.maximum(fractions.sum(1, dtype=np.float64), 1e-6)[:, None]
 
 
-def _frequencies(box: Field) -> tuple[npt.NDArray[np.float64], ...]:
+def _frequencies(box: Field) -> tuple[Any, Any, Any]:
     """Angular frequencies (rad/mm) of a real FFT over the box, shaped to broadcast."""
     x, y, z = (2 * np.pi * np.fft.fftfreq(n, d) for n, d in zip(box.shape, box.cell_mm, strict=True))
     z = 2 * np.pi * np.fft.rfftfreq(box.shape[2], box.cell_mm[2])
@@ -149,12 +160,14 @@ def random_velocity(rng: np.random.Generator, box: Field, amplitude_mm: float, l
     x, y, z = _frequencies(box)
     kernel = np.exp(-0.25 * length_mm**2 * (x**2 + y**2 + z**2)).astype(np.float32)
     noise = rng.standard_normal((3, *box.shape), dtype=np.float32)
-    field: Floats = fft.irfftn(fft.rfftn(noise, axes=(1, 2, 3), workers=1) * kernel, s=box.shape, axes=(1, 2, 3), workers=1)
+    field: Floats = fft.irfftn(
+        fft.rfftn(noise, axes=(1, 2, 3), workers=1) * kernel, s=box.shape, axes=(1, 2, 3), workers=1
+    )
     expected = np.sqrt(float((kernel**2).mean()))  # SD of filtered white noise, so that amplitude_mm is what it says
     return (field * (amplitude_mm / max(expected, 1e-9))).astype(np.float32)
 
 
-def displacement(field_mm: Floats, box: Field, squarings: int = 5) -> Floats:
+def displacement(field_mm: Floats, box: Field, squarings: int = 4) -> Floats:
     """Pull-back displacement exp(-v) - id in voxels of the anatomy, ``[3, cells…]``: where to read, not where it went."""
     cells = field_mm / np.array(box.cell_mm, dtype=np.float32)[:, None, None, None]
     moved = integrate(-cells, squarings)

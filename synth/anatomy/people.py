@@ -68,8 +68,15 @@ def effects() -> Mapping[str, Effect]:
     """The effects table, structure → row."""
     text = (resources.files("synth.anatomy") / "data" / "effects.tsv").read_text()
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return {r["structure"]: Effect(**{k: r[k] if k == "structure" else float(r[k])  # type: ignore[arg-type]
-                                      for k in Effect.__dataclass_fields__}) for r in rows}
+    return {
+        r["structure"]: Effect(
+            **{
+                k: r[k] if k == "structure" else float(r[k])  # type: ignore[arg-type]
+                for k in Effect.__dataclass_fields__
+            }
+        )
+        for r in rows
+    }
 
 
 @dataclass(frozen=True)

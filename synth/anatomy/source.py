@@ -57,10 +57,14 @@ def find_label_maps(folder: Path) -> list[Path]:
     if folder.is_file() and folder.name.endswith(SUFFIXES):
         return [folder]
     if not folder.is_dir():
-        raise UserError(f"anatomies: there is no folder '{folder}'; expected one with label maps ({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"anatomies: there is no folder '{folder}'; expected one with label maps ({', '.join(SUFFIXES)})"
+        )
     found = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
     if not found:
-        raise UserError(f"anatomies: folder '{folder}' holds no label map; expected files ending in {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"anatomies: folder '{folder}' holds no label map; expected files ending in {', '.join(SUFFIXES)}"
+        )
     return found
 
 
@@ -90,7 +94,9 @@ def load_anatomy(path: Path) -> Anatomy:
     check_known(numbers, f"label map '{path}'")
     labels = tuple(label_table()[int(number)] for number in numbers)
     index = _cropped((np.cumsum(present) - 1).astype(np.uint8)[data])
-    inside = np.array([label.is_intracranial and label.structure not in ("sulcal_csf", "vessel") for label in labels])[index]
+    inside = np.array([label.is_intracranial and label.structure not in ("sulcal_csf", "vessel") for label in labels])[
+        index
+    ]
     if inside.sum() * np.prod(spacing) < MINIMUM_BRAIN_MM3:
         raise UserError(f"label map '{path}' holds {int(inside.sum())} brain voxels; expected a segmented brain")
     lines = [np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
@@ -126,10 +132,14 @@ def _read(path: Path) -> tuple[npt.NDArray[np.int32], tuple[float, float, float]
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"label map '{path}' cannot be read ({reason}); it is damaged or not a NIfTI/MGH file") from error
+        raise UserError(
+            f"label map '{path}' cannot be read ({reason}); it is damaged or not a NIfTI/MGH file"
+        ) from error
     if not np.issubdtype(data.dtype, np.integer):
         if not np.isfinite(data).all():
             raise UserError(f"label map '{path}' holds NaN or infinity; expected whole label numbers")
         if not np.array_equal(np.rint(data), data):
-            raise UserError(f"label map '{path}' holds non-integer values; expected whole label numbers (is it an image?)")
+            raise UserError(
+                f"label map '{path}' holds non-integer values; expected whole label numbers (is it an image?)"
+            )
     return data.astype(np.int32), spacing_of(image.affine)

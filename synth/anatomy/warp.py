@@ -23,7 +23,9 @@ def block_mean(index: Any, values: Any, low: Any, step: Any, shape: Any) -> Any:
                 for a in range(low[0] + i * step[0], low[0] + (i + 1) * step[0]):
                     for b in range(low[1] + j * step[1], low[1] + (j + 1) * step[1]):
                         for c in range(low[2] + k * step[2], low[2] + (k + 1) * step[2]):
-                            inside = (0 <= a < index.shape[0]) and (0 <= b < index.shape[1]) and (0 <= c < index.shape[2])
+                            inside = (
+                                (0 <= a < index.shape[0]) and (0 <= b < index.shape[1]) and (0 <= c < index.shape[2])
+                            )
                             total += values[index[a, b, c]] if inside else values[0]
                 out[i, j, k] = total * share
     return out
@@ -43,9 +45,12 @@ def _compose(field: Any, out: Any) -> None:
                 u, v, w = np.float32(x - a), np.float32(y - b), np.float32(z - c)
                 for axis in range(3):
                     f = field[axis]
-                    low = (f[a, b, c] * (1 - u) + f[a + 1, b, c] * u) * (1 - v) + (f[a, b + 1, c] * (1 - u) + f[a + 1, b + 1, c] * u) * v
+                    low = (f[a, b, c] * (1 - u) + f[a + 1, b, c] * u) * (1 - v) + (
+                        f[a, b + 1, c] * (1 - u) + f[a + 1, b + 1, c] * u
+                    ) * v
                     high = (f[a, b, c + 1] * (1 - u) + f[a + 1, b, c + 1] * u) * (1 - v) + (
-                        f[a, b + 1, c + 1] * (1 - u) + f[a + 1, b + 1, c + 1] * u) * v
+                        f[a, b + 1, c + 1] * (1 - u) + f[a + 1, b + 1, c + 1] * u
+                    ) * v
                     out[axis, i, j, k] = f[i, j, k] + low * (1 - w) + high * w
 
 

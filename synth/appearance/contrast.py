@@ -15,14 +15,36 @@ from synth.anatomy.labels import label_table
 from synth.keys import rng_for
 
 T1_BY_STRUCTURE = {
-    "cerebral_white_matter": (90, 8), "cerebral_cortex": (57, 9), "lateral_ventricle": (28, 6), "thalamus": (82, 9),
-    "caudate": (71, 9), "putamen": (79, 6), "pallidum": (96, 6), "hippocampus": (59, 9), "amygdala": (56, 7),
-    "brainstem": (76, 9), "cerebellum_white_matter": (80, 8), "cerebellum_cortex": (54, 9), "accumbens": (66, 8),
-    "white_matter_lesion": (66, 9), "choroid_plexus": (45, 10), "skin": (70, 14), "ventral_dc": (84, 8),
+    "cerebral_white_matter": (90, 8),
+    "cerebral_cortex": (57, 9),
+    "lateral_ventricle": (28, 6),
+    "thalamus": (82, 9),
+    "caudate": (71, 9),
+    "putamen": (79, 6),
+    "pallidum": (96, 6),
+    "hippocampus": (59, 9),
+    "amygdala": (56, 7),
+    "brainstem": (76, 9),
+    "cerebellum_white_matter": (80, 8),
+    "cerebellum_cortex": (54, 9),
+    "accumbens": (66, 8),
+    "white_matter_lesion": (66, 9),
+    "choroid_plexus": (45, 10),
+    "skin": (70, 14),
+    "ventral_dc": (84, 8),
 }
 T1_BY_TISSUE = {  # where the atlas has no number: ordinary T1 contrast, fat and marrow bright, bone and air dark
-    "background": (1, 1), "wm": (86, 8), "gm": (60, 9), "csf": (26, 7), "bone": (12, 6), "marrow": (58, 16),
-    "soft": (62, 20), "fluid": (22, 7), "muscle": (46, 12), "vessel": (52, 16), "air": (2, 2),
+    "background": (1, 1),
+    "wm": (86, 8),
+    "gm": (60, 9),
+    "csf": (26, 7),
+    "bone": (12, 6),
+    "marrow": (58, 16),
+    "soft": (62, 20),
+    "fluid": (22, 7),
+    "muscle": (46, 12),
+    "vessel": (52, 16),
+    "air": (2, 2),
 }
 SHARED_CLASS = {"amygdala": "hippocampus", "inferior_lateral_ventricle": "lateral_ventricle"}
 TISSUE_WISE = ("csf", "background")
@@ -43,7 +65,7 @@ def t1w(rng: np.random.Generator, scanner: dict[str, float]) -> Contrast:
     """
     drawn: Contrast = {}
     for structure, tissue in structures().items():
-        mean, sd = T1_BY_STRUCTURE.get(structure, T1_BY_TISSUE[tissue])
+        mean, sd = map(float, T1_BY_STRUCTURE.get(structure, T1_BY_TISSUE[tissue]))
         mean = 90 + (mean - 90) * scanner["contrast"]
         mean += scanner["grey"] if tissue == "gm" else scanner["fluid"] if tissue == "csf" else 0.0
         if tissue in ("soft", "marrow", "muscle", "vessel"):
@@ -62,7 +84,9 @@ def random_mixture(rng: np.random.Generator) -> Contrast:
         drawn[structure] = drawn[other]
     kind = rng.random()  # background: 5 % black, 25 % dark, 70 % any (SynthSeg's shares)
     if kind < 0.3:
-        drawn["background"] = (0.0, 0.0) if kind < 0.05 else (round(float(rng.uniform(0, 15)), 2), round(float(rng.uniform(0, 5)), 2))
+        drawn["background"] = (
+            (0.0, 0.0) if kind < 0.05 else (round(float(rng.uniform(0, 15)), 2), round(float(rng.uniform(0, 5)), 2))
+        )
     return drawn
 
 

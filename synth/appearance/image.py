@@ -13,7 +13,11 @@ WHITE = 90.0  # white matter in the contrast table's units
 
 
 def finish(
-    image: Floats, spread: Floats, scanner: dict[str, Any], spacing: tuple[float, float, float], rng: np.random.Generator
+    image: Floats,
+    spread: Floats,
+    scanner: dict[str, Any],
+    spacing: tuple[float, float, float],
+    rng: np.random.Generator,
 ) -> Floats:
     """Texture, blur, bias, noise, gamma; then the 99.5th percentile is 1 and nothing is negative.
 

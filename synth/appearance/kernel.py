@@ -29,11 +29,26 @@ def _displaced(u: Any, x: Any, y: Any, z: Any, low: Any, step: Any) -> Any:
     w110 = r * s * (one - t)
     w111 = r * s * t
     dx = u[i, j, k, 0] * w000 + u[i, j, k + 1, 0] * w001 + u[i, j + 1, k, 0] * w010 + u[i, j + 1, k + 1, 0] * w011
-    dx += u[i + 1, j, k, 0] * w100 + u[i + 1, j, k + 1, 0] * w101 + u[i + 1, j + 1, k, 0] * w110 + u[i + 1, j + 1, k + 1, 0] * w111
+    dx += (
+        u[i + 1, j, k, 0] * w100
+        + u[i + 1, j, k + 1, 0] * w101
+        + u[i + 1, j + 1, k, 0] * w110
+        + u[i + 1, j + 1, k + 1, 0] * w111
+    )
     dy = u[i, j, k, 1] * w000 + u[i, j, k + 1, 1] * w001 + u[i, j + 1, k, 1] * w010 + u[i, j + 1, k + 1, 1] * w011
-    dy += u[i + 1, j, k, 1] * w100 + u[i + 1, j, k + 1, 1] * w101 + u[i + 1, j + 1, k, 1] * w110 + u[i + 1, j + 1, k + 1, 1] * w111
+    dy += (
+        u[i + 1, j, k, 1] * w100
+        + u[i + 1, j, k + 1, 1] * w101
+        + u[i + 1, j + 1, k, 1] * w110
+        + u[i + 1, j + 1, k + 1, 1] * w111
+    )
     dz = u[i, j, k, 2] * w000 + u[i, j, k + 1, 2] * w001 + u[i, j + 1, k, 2] * w010 + u[i, j + 1, k + 1, 2] * w011
-    dz += u[i + 1, j, k, 2] * w100 + u[i + 1, j, k + 1, 2] * w101 + u[i + 1, j + 1, k, 2] * w110 + u[i + 1, j + 1, k + 1, 2] * w111
+    dz += (
+        u[i + 1, j, k, 2] * w100
+        + u[i + 1, j, k + 1, 2] * w101
+        + u[i + 1, j + 1, k, 2] * w110
+        + u[i + 1, j + 1, k + 1, 2] * w111
+    )
     return x + dx, y + dy, z + dz
 
 
@@ -82,9 +97,7 @@ def _slope(source: Any, i: Any, j: Any, k: Any, axis: Any, xyz: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def render_labels(
-    index: Any, mean: Any, sd: Any, source: Any, parts: int, label: Any, image: Any, spread: Any
-) -> None:
+def render_labels(index: Any, mean: Any, sd: Any, source: Any, parts: int, label: Any, image: Any, spread: Any) -> None:
     """Fill ``label``, ``image`` and ``spread`` ``[D, H, W]`` in one pass.
 
     Args:

@@ -1,0 +1,55 @@
+"""Commands of the room pretrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def run(
+    corpus: Path,
+    out: Path,
+    backbone: str = "sfcn_s",
+    objective: str = "supervised",
+    steps: int = 2000,
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.05,
+    seed: int = 0,
+    precision: Literal["bf16", "fp32"] = "bf16",
+) -> int:
+    """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
+
+    Args:
+        corpus: folder of the corpus.
+        out: folder of the weights to make.
+        backbone: a name from brainloom pretrain backbones.
+        objective: supervised (synthetic targets) or mae (masked autoencoder, ViT only).
+        steps: training steps.
+        batch_size: volumes a step.
+        learning_rate: highest learning rate.
+        weight_decay: of AdamW.
+        seed: of initialisation, order, masks and augmentation.
+        precision: bf16 (autocast) or fp32.
+    """
+    from pretrain.train import TrainOptions, pretrain
+
+    options = TrainOptions(
+        backbone, objective, steps, batch_size, learning_rate, weight_decay, seed=seed, precision=precision
+    )
+    about = pretrain(corpus, out, options)
+    for name, value in about.figures.items():
+        print(f"  {name}: {value}")
+    print(f"{out}: {backbone}, {objective}, {about.training['volumes_per_second']} volumes/s")
+    return 0
+
+
+def backbones() -> int:
+    """List the backbones: name, parameters, length of the pooled feature, what it is."""
+    from pretrain.backbones import describe
+
+    for row in describe():
+        print(
+            f"{row['backbone']:<12} {row['parameters'] / 1e6:7.2f} M parameters, feature {row['feature']:>4}: {row['about']}"
+        )
+    return 0

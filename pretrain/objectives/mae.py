@@ -1,0 +1,68 @@
+"""Masked autoencoder (He et al. 2022, CVPR) in 3-D: only visible patches go through the encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pretrain.backbones import Backbone, Block, ViT, sincos_positions
+from pretrain.objectives.base import Objective
+from synth.corpus import Corpus
+from synth.errors import UserError
+
+MASKED = 0.75
+DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 96, 2, 3
+
+
+class MaskedAutoencoder(Objective):
+    """Three quarters of the patches are hidden; a light decoder predicts their voxels, normalised patch by patch.
+
+    Raises:
+        UserError: a backbone that is no ViT (a CNN cannot skip hidden voxels).
+    """
+
+    def __init__(self, backbone: Backbone, corpus: Corpus, seed: int) -> None:
+        super().__init__()
+        if not isinstance(backbone, ViT):
+            raise UserError(
+                f"objective mae needs a ViT backbone, was given {type(backbone).__name__}; choose vit_… or supervised"
+            )
+        self.backbone: ViT = backbone
+        voxels = corpus.image_shape[0] * backbone.patch**3
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.into = nn.Linear(backbone.feature_size, DECODER_WIDTH)
+            self.hidden = nn.Parameter(torch.zeros(1, 1, DECODER_WIDTH))
+            self.blocks = nn.ModuleList(Block(DECODER_WIDTH, DECODER_HEADS) for _ in range(DECODER_DEPTH))
+            self.out = nn.Sequential(nn.LayerNorm(DECODER_WIDTH), nn.Linear(DECODER_WIDTH, voxels))
+        self.positions: torch.Tensor
+        self.register_buffer("positions", sincos_positions(backbone.grid, DECODER_WIDTH)[None], persistent=False)
+
+    def loss(self, image: torch.Tensor, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Mean squared error over the hidden patches, each normalised to zero mean and unit SD."""
+        patches = self.patches(image)
+        count = patches.shape[1]
+        order = torch.rand(image.shape[0], count, generator=generator).argsort(1).to(image.device)
+        keep = order[:, : max(1, round(count * (1 - MASKED)))]
+        predicted = self.decode(self.backbone.tokens(image, keep), keep, count)
+        target = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
+        hidden = torch.ones(image.shape[0], count, device=image.device).scatter(1, keep, 0.0)
+        error = (predicted.float() - target).square().mean(2)
+        return (error * hidden).sum() / hidden.sum()
+
+    def decode(self, tokens: torch.Tensor, keep: torch.Tensor, count: int) -> torch.Tensor:
+        """Visible tokens ``[B, n, E]`` → voxels of every patch ``[B, N, C·patch³]``."""
+        visible = self.into(tokens)
+        width = visible.shape[2]
+        full = self.hidden.to(visible.dtype).expand(visible.shape[0], count, -1)
+        full = full.scatter(1, keep[..., None].expand(-1, -1, width), visible) + self.positions.to(visible.dtype)
+        for block in self.blocks:
+            full = block(full)
+        return self.out(full)  # type: ignore[no-any-return]
+
+    def patches(self, image: torch.Tensor) -> torch.Tensor:
+        """``[B, C, D, H, W]`` → ``[B, N, C·patch³]`` in token order."""
+        b, c, d, h, w = image.shape
+        p = self.backbone.patch
+        cut = image.view(b, c, d // p, p, h // p, p, w // p, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        return cut.reshape(b, -1, c * p**3)

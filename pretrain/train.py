@@ -1,0 +1,217 @@
+"""Pre-training: a Lightning module around an objective, resumable at the batch it stopped at."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from pretrain.backbones import Backbone, make_backbone
+from pretrain.intensity import augment, standardise
+from pretrain.objectives import make_objective
+from pretrain.objectives.base import Objective
+from pretrain.stream import Batch, Reader, Stream
+from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
+from synth.corpus import Corpus
+from synth.errors import UserError
+from synth.progress import progress_bar
+from synth.sample import spacing_of
+
+HELD_OUT = 0.1
+CHECKPOINT_STEPS = 100
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to pre-train. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine."""
+
+    backbone: str = "sfcn_s"
+    objective: str = "supervised"
+    steps: int = 2000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    seed: int = 0
+    precision: str = "bf16"
+
+
+class Pretraining(lightning.LightningModule):
+    """Lightning's view: augment, standardise, loss; AdamW with warm-up and cosine."""
+
+    def __init__(self, objective: Objective, options: TrainOptions) -> None:
+        super().__init__()
+        self.objective, self.options = objective, options
+
+    def training_step(self, batch: Batch, step: int) -> torch.Tensor:
+        """Loss of one batch; its randomness is a function of (seed, global step), so that a resumed run is the same."""
+        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
+        image = standardise(augment(batch.image, generator))
+        loss = self.objective.loss(image, batch.index, generator)
+        self.log("loss", loss.detach())
+        return loss
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Images to the device; numbers stay."""
+        return Batch(batch.image.to(device, non_blocking=True), batch.index)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; the rate warms up linearly and falls as a half cosine."""
+        options = self.options
+        optimizer = torch.optim.AdamW(self.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+
+        def rate(step: int) -> float:
+            ramp = max(1, round(options.warmup * options.steps))
+            if step < ramp:
+                return (step + 1) / ramp
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - ramp) / max(1, options.steps - ramp))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ShowProgress(lightning.Callback):
+    """Steps done, rate and time left through our own bar."""
+
+    def __init__(self, show: Any, steps: int) -> None:
+        self.show, self.steps = show, steps
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Start from where a resumed run stands."""
+        self.show(trainer.global_step, self.steps)
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        """One step more."""
+        self.show(trainer.global_step, self.steps)
+
+
+def pretrain(corpus_path: Path, out: Path, options: TrainOptions) -> Weights:
+    """Pre-train a backbone on a corpus and write weights to ``out``; goes on from a checkpoint left by a killed run.
+
+    The last tenth of the corpus is held out for the figures on the model card.
+
+    Raises:
+        UserError: bad options or corpus, or an ``out`` that holds other weights.
+    """
+    _check(options)
+    corpus = Corpus(corpus_path)
+    channels, *shape = corpus.image_shape
+    backbone = make_backbone(options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
+    held = max(1, round(len(corpus) * HELD_OUT))
+    stream = Stream(corpus, options.batch_size, options.seed, np.arange(len(corpus) - held))
+    parent = corpus.parent()
+    finished = _finished(out, options, parent)
+    if finished:
+        return finished
+    objective = make_objective(options.objective, backbone, corpus, options.seed)
+    seconds = _fit(objective, stream, out, options, parent["identity"])
+    affine = np.array(corpus.entry(0)["affine"])
+    about = Weights(
+        options.backbone,
+        (shape[0], shape[1], shape[2]),
+        spacing_of(affine),
+        channels,
+        options.objective,
+        {
+            **asdict(options),
+            "seconds": round(seconds, 1),
+            "volumes_per_second": round(options.steps * options.batch_size / max(seconds, 1e-3), 1),
+        },
+        _figures(objective, corpus, held),
+        parent,
+    )
+    save_weights(out, objective.backbone, about)
+    remove_folder(out / "checkpoints")
+    return about
+
+
+def _check(options: TrainOptions) -> None:
+    for name, value in (("steps", options.steps), ("batch-size", options.batch_size)):
+        if value < 1:
+            raise UserError(f"--{name} is {value}; expected 1 or more")
+    if not 0 < options.learning_rate < 1:
+        raise UserError(f"--learning-rate is {options.learning_rate}; expected a number between 0 and 1")
+
+
+def _finished(out: Path, options: TrainOptions, parent: dict[str, Any]) -> Weights | None:
+    """The weights in ``out`` when they are of the same options and corpus; UserError when they are of others."""
+    if not (out / CONFIG).exists():
+        return None
+    there = read_config(out)
+    asked = asdict(options)
+    for name, value in asked.items():
+        if there.training.get(name) != value:
+            raise UserError(
+                f"'{out}' holds weights with {name} {there.training.get(name)}, asked for was {value}; choose another --out"
+            )
+    if there.corpus.get("identity") != parent["identity"]:
+        raise UserError(f"'{out}' holds weights of another corpus ({there.corpus.get('name')}); choose another --out")
+    return there
+
+
+def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions, identity: str) -> float:
+    """Run the steps that are left; returns seconds taken now."""
+    checkpoints = out / "checkpoints"
+    last = checkpoints / f"{identity[:12]}-last.ckpt"
+    saver = ModelCheckpoint(
+        checkpoints,
+        filename=f"{identity[:12]}-step",
+        every_n_train_steps=CHECKPOINT_STEPS,
+        save_last=True,
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+    saver.CHECKPOINT_NAME_LAST = last.stem
+    module = Pretraining(objective, options)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips and hardware lines
+    started = time.perf_counter()
+    with progress_bar(f"pretrain {options.backbone} {options.objective}", "steps") as show, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice about loader workers and loggers does not apply
+        trainer = lightning.Trainer(
+            max_steps=options.steps,
+            max_epochs=-1,
+            accelerator="auto",
+            devices=1,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            callbacks=[saver, ShowProgress(show, options.steps)],
+            log_every_n_steps=10,
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+            logger=CSVLogger(out, name="log", version=0),
+            gradient_clip_val=1.0,
+        )
+        trainer.fit(module, stream, ckpt_path=str(last) if last.exists() else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def _figures(objective: Objective, corpus: Corpus, held: int) -> dict[str, float]:
+    """The objective's figures on the held-out samples."""
+    reader = Reader(corpus, cache_bytes=0)
+    objective = objective.eval()
+    device = next(objective.parameters()).device
+    indices = np.arange(len(corpus) - held, len(corpus))
+    chunks = np.array_split(indices, max(1, len(indices) // 16))
+    images = [standardise(torch.from_numpy(reader.read(chunk))).to(device) for chunk in chunks]
+    return objective.evaluate(images, [torch.from_numpy(chunk) for chunk in chunks])
+
+
+@torch.no_grad()
+def embed(backbone: Backbone, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
+    """Pooled features ``[N, F]`` of volumes ``[N, C, D, H, W]`` as stored; standardised here, backbone in eval mode."""
+    backbone = backbone.eval()
+    device = next(backbone.parameters()).device
+    parts = [backbone(standardise(part).to(device)).float().cpu() for part in images.split(batch_size)]
+    return torch.cat(parts)

@@ -1,0 +1,134 @@
+"""Diffusion: a generator that learnt its volumes from a corpus (latent diffusion)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synth.diffusion.conditions import Condition, encode
+from synth.diffusion.weights import AUTOENCODER, DIFFUSION, open_weights
+from synth.errors import UserError
+from synth.generator import Generator, Params
+from synth.keys import new_seed
+from synth.sample import Sample
+
+if TYPE_CHECKING:
+    from monai.networks.nets.autoencoderkl import AutoencoderKL
+    from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+    from synth.diffusion.networks import Size
+
+
+class Diffusion(Generator):
+    """Latent diffusion under conditions (age, sex, diagnosis…), with weights made by ``brainloom synth train``.
+
+    Grid, affine and conditions are the training corpus's; label maps there are none. Numbers are drawn uniform in the
+    trained range and independent of one another, words as often as in the training corpus. Volumes are rendered one
+    by one on one CPU thread, so that a volume's bits depend neither on its batch nor on the number of cores; more
+    Ray workers make it faster. Bits do depend on the kind of processor or GPU, as all of torch's do.
+
+    Args:
+        weights: folder made by brainloom synth train.
+        steps: denoising steps (DDIM), 1 to 1000.
+        guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost.
+        ages: youngest,oldest in years, within the trained range; the trained range if absent.
+        diagnoses: only these; all of the trained ones if absent.
+    """
+
+    needs_actor = True
+
+    def __init__(
+        self,
+        weights: Path,
+        steps: int = 25,
+        guidance: float = 1.0,
+        ages: tuple[float, float] | None = None,
+        diagnoses: tuple[str, ...] = (),
+    ) -> None:
+        if not 1 <= steps <= 1000:
+            raise UserError(f"steps is {steps}; expected a whole number from 1 to 1000")
+        if not 0 <= guidance <= 20:
+            raise UserError(f"guidance is {guidance}; expected a number from 0 to 20 (1 is as trained)")
+        self.steps, self.guidance = int(steps), float(guidance)
+        self.weights = open_weights(Path(weights))
+        self.conditions = self.weights.conditions
+        self._drawn = [_narrowed(condition, ages, tuple(diagnoses)) for condition in self.conditions]
+        for option, name, given in (("ages", "age", ages), ("diagnoses", "diagnosis", diagnoses)):
+            if given and name not in [condition.name for condition in self.conditions]:
+                told = ", ".join(condition.name for condition in self.conditions)
+                raise UserError(f"{option} was given, but the weights '{weights}' are not told {name}; they are told {told}")
+
+    def draw(self, rng: np.random.Generator) -> Params:
+        """Who, and the seed of the noise."""
+        person = {condition.name: condition.draw(rng) for condition in self._drawn}
+        return {"conditions": person, "noise_seed": new_seed(rng)}
+
+    def render(self, params: Params) -> Sample:
+        """The volume ``[1, D, H, W]`` in [0, 1] of one record, with the conditions as covariates.
+
+        Raises:
+            ValueError: the networks gave NaN or infinity (the training diverged, or the files are damaged).
+        """
+        import torch
+
+        from synth.diffusion.networks import margins
+        from synth.diffusion.sampling import decode_volume, noise_of, repeatable, sample_latent
+
+        size, autoencoder, unet = self._networks
+        config, device = self.weights.config, next(unet.parameters()).device
+        before = tuple(low for low, _ in margins(self.weights.shape, size))
+        vector = torch.from_numpy(encode(self.conditions, params["conditions"]))[None].to(device)
+        noise = torch.from_numpy(noise_of(params["noise_seed"], (1, *config["latent_shape"]))).to(device)
+        with repeatable():
+            latent = sample_latent(unet, size, noise, vector, self.steps, self.guidance)
+            mean = torch.tensor(config["latent_mean"], device=device)[None, :, None, None, None]
+            image = decode_volume(autoencoder, size, latent / config["scale_factor"] + mean, before, self.weights.shape)
+        if not np.isfinite(image).all():
+            raise ValueError(f"weights '{self.weights.path}' gave NaN or infinity; train them again with another --seed")
+        return Sample(image, None, params["conditions"], self.weights.affine)
+
+    def parents(self) -> list[dict[str, Any]]:
+        """The weights, the corpus they learnt from, and everything that corpus derives from."""
+        return self.weights.parents()
+
+    @cached_property
+    def _networks(self) -> tuple[Size, AutoencoderKL, DiffusionModelUNet]:
+        from synth.diffusion.conditions import width
+        from synth.diffusion.networks import Size, best_device, build_autoencoder, build_unet
+
+        size = Size.from_json(self.weights.config["networks"])
+        autoencoder, unet = build_autoencoder(size), build_unet(size, width(self.conditions))
+        _load(autoencoder, self.weights.path / AUTOENCODER)
+        _load(unet, self.weights.path / DIFFUSION)
+        device = best_device()
+        return size, autoencoder.to(device).eval(), unet.to(device).eval()
+
+
+def _load(network: Any, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error
+
+
+def _narrowed(condition: Condition, ages: tuple[float, float] | None, diagnoses: tuple[str, ...]) -> Condition:
+    """The condition as it is drawn: within the ages and diagnoses that were asked for."""
+    if condition.name == "age" and ages is not None:
+        if len(ages) != 2 or not condition.low <= ages[0] <= ages[1] <= condition.high:
+            raise UserError(f"ages is {','.join(map(str, ages))}; expected youngest,oldest within the trained range "
+                            f"{condition.low:g},{condition.high:g}")
+        return Condition("age", float(ages[0]), float(ages[1]))
+    if condition.name == "diagnosis" and diagnoses:
+        unknown = [word for word in diagnoses if word not in condition.words]
+        if unknown:
+            raise UserError(f"diagnoses holds '{unknown[0]}'; the weights know {', '.join(condition.words)}")
+        shares = dict(zip(condition.words, condition.shares, strict=True))
+        return Condition(condition.name, words=diagnoses, shares=tuple(shares[word] for word in diagnoses))
+    return condition

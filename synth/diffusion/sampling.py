@@ -1,0 +1,64 @@
+"""From a condition vector and noise to a volume: DDIM in the latent, then the decoder. Deterministic."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.networks.nets.autoencoderkl import AutoencoderKL
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+from torch import Tensor
+
+from synth.diffusion.conditions import UNTOLD
+from synth.diffusion.networks import Size, decode, foretell, sample_scheduler
+from synth.keys import rng_for
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """No gradients, one CPU thread and cuDNN's deterministic kernels: sums are added in one order on every machine
+    of one kind, however many cores it has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Standard normal noise of one volume's latent, the same on every device."""
+    return rng_for(seed, 0, "diffusion noise").standard_normal(shape, np.float32)
+
+
+def sample_latent(
+    unet: DiffusionModelUNet, size: Size, noise: Tensor, vector: Tensor, steps: int, guidance: float
+) -> Tensor:
+    """Latents ``[B, c, d, h, w]`` (in units of the scaled latent) from ``noise`` under conditions ``vector`` [B, K].
+
+    ``guidance`` 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &
+    Salimans 2022) at twice the cost.
+    """
+    scheduler = sample_scheduler(size, steps)
+    latent = clean = noise
+    for timestep in scheduler.timesteps.tolist():
+        times = torch.full((len(noise),), timestep, device=noise.device)
+        answer = foretell(unet, latent, times, vector)
+        if guidance != 1.0:
+            untold = foretell(unet, latent, times, torch.full_like(vector, UNTOLD))
+            answer = untold + guidance * (answer - untold)
+        latent, clean = scheduler.step(answer, timestep, latent)
+    return clean
+
+
+def decode_volume(
+    autoencoder: AutoencoderKL, size: Size, latent: Tensor, before: tuple[int, ...], shape: tuple[int, int, int]
+) -> npt.NDArray[np.float32]:
+    """One volume ``[1, D, H, W]`` in [0, 1]: decoded, the padding cut off."""
+    padded = decode(autoencoder, size, latent)[0]
+    window = tuple(slice(start, start + n) for start, n in zip(before, shape, strict=True))
+    return padded[(slice(None), *window)].clamp(0, 1).float().cpu().numpy()

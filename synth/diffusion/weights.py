@@ -1,0 +1,86 @@
+"""The folder of a trained latent diffusion model: two safetensors files, config.json, a model card, a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from synth.diffusion.conditions import Condition
+from synth.errors import UserError
+
+FORMAT, FORMAT_VERSION = "brainloom-diffusion", 1
+CONFIG, AUTOENCODER, DIFFUSION = "config.json", "autoencoder.safetensors", "diffusion.safetensors"
+FILES = (CONFIG, AUTOENCODER, DIFFUSION)
+
+
+@dataclass(frozen=True)
+class DiffusionWeights:
+    """A folder of finished weights and what its config.json says.
+
+    Attributes:
+        path: the folder.
+        config: everything in config.json, see :func:`synth.diffusion.train.train_diffusion`.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[D, H, W] of the volumes."""
+        d, h, w = self.config["shape"]
+        return int(d), int(h), int(w)
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """4×4, voxel index → mm, RAS+, of the training corpus."""
+        return np.array(self.config["affine"], np.float64)
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """What the model is told."""
+        return [Condition.from_json(record) for record in self.config["conditions"]]
+
+    def parents(self) -> list[dict[str, Any]]:
+        """These weights, their training corpus, and what that corpus derives from, as one flat list."""
+        checksums = {name: _sha256(self.path / name) for name in FILES}
+        whole = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
+        corpus = dict(self.config["corpus"])
+        further = corpus.pop("parents", [])
+        licence = "as the training corpus: " + ("; ".join(corpus.get("licences", [])) or "none named")
+        mine = {"kind": "generator weights", "name": self.path.resolve().name, "sha256": whole, "licence": licence}
+        return [{**mine, "files": checksums}, corpus, *further]
+
+
+def open_weights(path: Path) -> DiffusionWeights:
+    """The finished weights in a folder.
+
+    Raises:
+        UserError: no such folder, training not finished, files missing, another format or a newer one.
+    """
+    if not path.is_dir():
+        raise UserError(f"there are no weights '{path}'; expected a folder made by brainloom synth train")
+    if (path / "training.json").exists() and not (path / CONFIG).exists():
+        raise UserError(f"the training of '{path}' is not finished; run its synth train command again to go on")
+    for name in FILES:
+        if not (path / name).is_file():
+            raise UserError(f"'{path}' has no {name}; expected a folder made by brainloom synth train")
+    try:
+        config = json.loads((path / CONFIG).read_text())
+        found = (config["format"], config["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path / CONFIG}' is damaged or of another program; expected {FORMAT}") from error
+    if found != (FORMAT, FORMAT_VERSION):
+        raise UserError(f"'{path}' holds {found[0]} version {found[1]}; this brainloom reads {FORMAT} version {FORMAT_VERSION}")
+    return DiffusionWeights(path, config)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
