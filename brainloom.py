@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 __version__ = "0.1.0"
@@ -94,6 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"brainloom: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, head for instance, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        return 0
     except KeyboardInterrupt:
         print("brainloom: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130

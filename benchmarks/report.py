@@ -243,7 +243,7 @@ def pictures(story: Story) -> str:
     parts = ["<h2>Volumes and their label maps</h2>"] if story.corpora else []
     for path in story.corpora:
         corpus = Corpus(path)
-        spacing = " × ".join(f"{s:g}" for s in spacing_of(corpus.entry(0)["affine"]))  # type: ignore[arg-type]
+        spacing = " × ".join(f"{s:g}" for s in spacing_of(corpus.entry(0)["affine"]))
         parts.append(
             f"<h3>{escape(path.name)}</h3><p>{len(corpus)} volumes {corpus.image_shape[1:]} at {spacing} mm; axial, coronal, "
             f'sagittal; left is left.</p><img alt="volumes of {escape(path.name)}" src="{figures.mosaic(corpus)}">'

@@ -38,6 +38,7 @@ def linear_predict(
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     keep = features.std(0) > 1e-8
     if not keep.any():
@@ -49,10 +50,11 @@ def linear_predict(
     folds = StratifiedKFold(
         max(2, min(4, int(min(target.sum(), len(target) - target.sum())))), shuffle=True, random_state=seed
     )
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=500))
+    logistic = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
     penalties = {"logisticregression__C": np.logspace(-4, 1, 8)}
     search = GridSearchCV(logistic, penalties, cv=folds, scoring="neg_log_loss")
-    probability: Floats = search.fit(features[:, keep], target).predict_proba(test[:, keep])[:, 1]
+    with threadpool_limits(1):  # matrices this small only wait for threads
+        probability: Floats = search.fit(features[:, keep], target).predict_proba(test[:, keep])[:, 1]
     return probability
 
 
@@ -115,7 +117,7 @@ def _train(
             else:
                 loss = F.smooth_l1_loss(output, goal)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

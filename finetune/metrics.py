@@ -16,13 +16,12 @@ LEVEL = 95
 
 def roc_auc(target: Floats, score: Floats) -> float:
     """Area under the ROC curve (Mann–Whitney, ties count half); NaN when one class is absent."""
-    from scipy.stats import rankdata
-
     positive = target > 0.5
-    n, p = len(target), int(positive.sum())
-    if p in (0, n):
+    ours, others = score[positive], np.sort(score[~positive])
+    if not len(ours) or not len(others):
         return float("nan")
-    return float((rankdata(score)[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
+    below = np.searchsorted(others, ours, "left") + np.searchsorted(others, ours, "right")
+    return float(below.mean() / (2 * len(others)))
 
 
 def balanced_accuracy(target: Floats, score: Floats) -> float:
@@ -62,15 +61,17 @@ def with_interval(metric: Callable[[Floats, Floats], float], target: Floats, pre
 
 
 def gain(metric: Callable[[Floats, Floats], float], target: Floats, ours: Floats, other: Floats) -> dict[str, float]:
-    """Difference ours - other, paired by participant (and by seed where both have as many), with its interval."""
+    """How much better ours is than other (AUC gained, years of error saved), paired by participant (and by seed where both have as many), with its interval."""
+
+    sign = -1.0 if metric is mean_absolute_error else 1.0
 
     def difference(who: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> float:
         theirs = seeds if len(other) == len(ours) else np.arange(len(other))
-        return _mean(metric, target[who], ours[seeds][:, who]) - _mean(metric, target[who], other[theirs][:, who])
+        return sign * (_mean(metric, target[who], ours[seeds][:, who]) - _mean(metric, target[who], other[theirs][:, who]))
 
     values = _bootstrap(difference, target, len(ours))
     low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    value = _mean(metric, target, ours) - _mean(metric, target, other)
+    value = sign * (_mean(metric, target, ours) - _mean(metric, target, other))
     return {"value": value, "low": float(low), "high": float(high)}
 
 

@@ -160,6 +160,7 @@ class Bench:
     ) -> None:
         self.cohort, self.task, self.people, self.target = cohort, task, people, target
         self.protocol, self.out = protocol, out
+        self._features: dict[Any, npt.NDArray[Any]] = {}
         self._images: dict[Grid, npt.NDArray[np.float32]] = {}
         content = [_plain(protocol), task.name, people, target.tolist(), cohort.name]
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -265,9 +266,11 @@ class Bench:
             return np.zeros((len(self.people), 1))
         if arm.control:
             return control_features(self.cohort, self.people, arm.control, self.task)
-        backbone, grid = self.backbone(arm, seed)
-        features: npt.NDArray[Any] = embed(backbone, torch.from_numpy(self.images(grid))).numpy()
-        return features
+        key = (arm.weights, arm.backbone, None if arm.weights else seed)  # weights give the same features at every seed
+        if key not in self._features:
+            backbone, grid = self.backbone(arm, seed)
+            self._features = {key: embed(backbone, torch.from_numpy(self.images(grid))).numpy()}
+        return self._features[key]
 
 
 def _by_training(layout: Layout) -> Iterator[tuple[npt.NDArray[np.int64], list[tuple[str, Split]]]]:
@@ -318,7 +321,7 @@ def summarise(
         ours = predictions[arm.name][name]
         rows[name] = {metric: with_interval(function, target[who], ours) for metric, function in metrics.items()}
         scratch = predictions.get(f"{arm.backbone}, scratch")
-        if scratch is not None and arm.name != f"{arm.backbone}, scratch":
+        if scratch is not None and not arm.control and arm.name != f"{arm.backbone}, scratch":
             main = next(iter(metrics))
             rows[name]["gain_over_scratch"] = gain(metrics[main], target[who], ours, scratch[name])
     return {

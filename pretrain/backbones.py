@@ -53,7 +53,7 @@ class SFCN(Backbone):
 
     def maps(self, image: torch.Tensor) -> torch.Tensor:
         """``[B, F, D/2^s, H/2^s, W/2^s]`` for s pooled stages."""
-        return self.stages(image.contiguous(memory_format=torch.channels_last_3d))  # type: ignore[no-any-return]
+        return self.stages(image.contiguous(memory_format=torch.channels_last_3d))
 
 
 class MonaiDenseNet(Backbone):
@@ -83,7 +83,7 @@ class MonaiResNet(Backbone):
 
     def maps(self, image: torch.Tensor) -> torch.Tensor:
         """``[B, 512, D/32, H/32, W/32]``, last stage."""
-        return self.net(image)[-1]  # type: ignore[no-any-return]
+        return self.net(image)[-1]
 
 
 class Block(nn.Module):
@@ -102,7 +102,7 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(tokens)).view(b, n, 3, self.heads, e // self.heads).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, e)
         tokens = tokens + self.proj(attended)
-        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+        return tokens + self.mlp(self.norm2(tokens))
 
 
 def sincos_positions(grid: Shape, width: int) -> torch.Tensor:
@@ -141,7 +141,7 @@ class ViT(Backbone):
             tokens = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[2]))
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)  # type: ignore[no-any-return]
+        return self.norm(tokens)
 
     def maps(self, image: torch.Tensor) -> torch.Tensor:
         """``[B, E, D/patch, H/patch, W/patch]``."""
@@ -211,7 +211,8 @@ def make_backbone(name: str, shape: Shape, channels: int = 1, seed: int = 0) -> 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.make(shape, channels).to(memory_format=torch.channels_last_3d)  # about 1.3 × as fast on CPU, bf16
+        made = entry.make(shape, channels)
+        return made.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # about 1.3 × as fast on CPU, bf16
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ class Reader:
 
     def __init__(self, corpus: Corpus, cache_bytes: int = CACHE_BYTES) -> None:
         self.corpus = corpus
-        self._array: Any = corpus.group["image"]
+        self._array = cast(Any, corpus.group["image"])
         self._pid = os.getpid()
         fits = self._array.nbytes <= cache_bytes
         self._cache: npt.NDArray[Any] | None = np.empty(self._array.shape, self._array.dtype) if fits else None

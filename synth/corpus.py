@@ -276,7 +276,7 @@ class Corpus:
 
     @cached_property
     def _label(self) -> Any:
-        return self.group["label"] if "label" in self.group else None
+        return self.group.get("label")
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ names from YAML (the command line wins), ``--print_config`` writes them.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -261,7 +262,7 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
     lines.append(_option_line("--config", Path, None, "YAML file with these names; the command line wins"))
     lines.append(_option_line("--print_config", bool, False, "print the YAML of this command line and stop"))
     if _generator_parameter(function) is not None:
-        name = next((b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--generator"), "LabelMap")
+        name = next((b for a, b in itertools.pairwise(arguments) if a == "--generator"), "LabelMap")
         lines += _generator_help(name)
     return "\n".join(lines)
 

@@ -119,8 +119,12 @@ def toy_label_map(tmp_path: Path) -> Callable[..., Path]:
     """Writes a label map into a folder of its own; returns that folder."""
     import nibabel
 
-    def write(array: np.ndarray | None = None, name: str = "toy_dseg.nii.gz", folder: str = "anatomies",
-              affine: np.ndarray | None = None) -> Path:
+    def write(
+        array: np.ndarray | None = None,
+        name: str = "toy_dseg.nii.gz",
+        folder: str = "anatomies",
+        affine: np.ndarray | None = None,
+    ) -> Path:
         place = tmp_path / folder
         place.mkdir(exist_ok=True)
         array = spheres_in_a_box() if array is None else array

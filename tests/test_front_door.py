@@ -12,28 +12,54 @@ import brainloom
 from tests.conftest import Run
 
 EVERY = [(room, command) for room, commands in brainloom.COMMANDS.items() for command in commands]
-HEAVY = ("torch", "monai", "ray", "zarr", "numba", "nibabel", "numpy", "scipy", "pandas", "lightning", "matplotlib",
-         "jsonargparse", "rich", "synth", "pretrain", "finetune", "benchmarks")
+HEAVY = (
+    "torch",
+    "monai",
+    "ray",
+    "zarr",
+    "numba",
+    "nibabel",
+    "numpy",
+    "scipy",
+    "pandas",
+    "lightning",
+    "matplotlib",
+    "jsonargparse",
+    "rich",
+    "synth",
+    "pretrain",
+    "finetune",
+    "benchmarks",
+)
 
 
-def test_help_answers_within_half_a_second(brainloom_command: list[str], in_subprocess: Callable[..., dict[str, str]]) -> None:
+def test_help_answers_within_half_a_second(
+    brainloom_command: list[str], in_subprocess: Callable[..., dict[str, str]]
+) -> None:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        done = subprocess.run([*brainloom_command, "--help"], env=in_subprocess(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*brainloom_command, "--help"], env=in_subprocess(), capture_output=True, text=True, check=False
+        )
         seconds.append(time.perf_counter() - started)
         assert done.returncode == 0 and "brainloom synth generate" in done.stdout and not done.stderr
     assert min(seconds) < 0.5
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["synth", "--help"], ["synht", "generate"], ["synth", "x"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["synth", "--help"], ["synht", "generate"], ["synth", "x"]]
+)
 def test_the_front_door_itself_imports_no_heavy_module(
     words: list[str], brainloom_command: list[str], in_subprocess: Callable[..., dict[str, str]]
 ) -> None:
-    code = ("import sys; before = set(sys.modules); import brainloom; brainloom.main(sys.argv[1:]); "
-            "print('MODULES', *sorted({name.split('.')[0] for name in set(sys.modules) - before}))")
-    done = subprocess.run([brainloom_command[0], "-c", code, *words], env=in_subprocess(), capture_output=True, text=True,
-                          check=True)
+    code = (
+        "import sys; before = set(sys.modules); import brainloom; brainloom.main(sys.argv[1:]); "
+        "print('MODULES', *sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run(
+        [brainloom_command[0], "-c", code, *words], env=in_subprocess(), capture_output=True, text=True, check=True
+    )
     loaded = done.stdout.splitlines()[-1].split()[1:]
     assert "brainloom" in loaded
     assert not set(loaded) & set(HEAVY)
@@ -86,14 +112,17 @@ def test_version_is_the_installed_one(run: Run) -> None:
     assert run("--version").out == f"brainloom {version('brainloom')}\n"
 
 
-@pytest.mark.parametrize("words, says", [
-    (["synht", "generate"], "synth"),
-    (["synth", "genrate"], "generate"),
-    (["synth"], "generate"),
-    (["synth", "--count", "3"], "generate"),
-    (["nonsense"], "--help"),
-    (["pretrain", "rnu"], "run"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["synht", "generate"], "synth"),
+        (["synth", "genrate"], "generate"),
+        (["synth"], "generate"),
+        (["synth", "--count", "3"], "generate"),
+        (["nonsense"], "--help"),
+        (["pretrain", "rnu"], "run"),
+    ],
+)
 def test_a_misspelt_room_or_command_gets_the_near_names(words: list[str], says: str, run: Run) -> None:
     answer = run(*words)
     assert answer.code == 2 and not answer.out

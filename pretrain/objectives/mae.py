@@ -58,7 +58,7 @@ class MaskedAutoencoder(Objective):
         full = full.scatter(1, keep[..., None].expand(-1, -1, width), visible) + self.positions.to(visible.dtype)
         for block in self.blocks:
             full = block(full)
-        return self.out(full)  # type: ignore[no-any-return]
+        return self.out(full)
 
     def patches(self, image: torch.Tensor) -> torch.Tensor:
         """``[B, C, D, H, W]`` → ``[B, N, C·patch³]`` in token order."""

@@ -61,8 +61,8 @@ class Field:
 def velocity_grid(path: Path, structures: tuple[str, ...]) -> Field:
     """The velocity grid of the anatomy at ``path`` for ``structures`` (those absent from it are left out)."""
     anatomy = load_anatomy(path)
-    names = tuple(s for s in structures if anatomy.volumes.get(s, 0) > 0 and s != CSF) + (CSF,)
-    step = tuple(max(1, round(GRID_MM / s)) for s in anatomy.spacing)
+    names = (*(s for s in structures if anatomy.volumes.get(s, 0) > 0 and s != CSF), CSF)
+    step = [max(1, round(GRID_MM / s)) for s in anatomy.spacing]
     low, shape = [], []
     for axis, (n, s) in enumerate(zip(step, anatomy.spacing, strict=True)):
         first, last = anatomy.brain[axis]
@@ -74,12 +74,12 @@ def velocity_grid(path: Path, structures: tuple[str, ...]) -> Field:
         dtype=np.int16,
     )
     box = Field(
-        tuple(low),
-        step,
-        tuple(shape),
+        (low[0], low[1], low[2]),
+        (step[0], step[1], step[2]),
+        (shape[0], shape[1], shape[2]),
         anatomy.spacing,
         names,
-        of_label,  # type: ignore[arg-type]
+        of_label,
         np.eye(len(names)),
         np.array([max(anatomy.volumes.get(s, 0), 1.0) / 1000 for s in names]),
     )
@@ -133,7 +133,7 @@ def sources(box: Field, wanted: dict[str, float]) -> npt.NDArray[np.float64]:
     weight = box.millilitres**0.25  # large structures are met more exactly where the grid cannot serve all
     matrix = box.response * weight[:, None]
     normal = matrix.T @ matrix + RIDGE * np.eye(len(asked)) * np.mean(weight) ** 2
-    strength: npt.NDArray[np.float64] = np.linalg.solve(normal, matrix.T @ (asked * weight))
+    strength: Any = np.linalg.solve(normal, matrix.T @ (asked * weight))
     strength[-1] -= (strength * box.millilitres).sum() / box.millilitres[-1]
     return strength
 

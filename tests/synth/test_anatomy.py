@@ -16,16 +16,34 @@ from synth.anatomy.people import Person, effects
 from synth.anatomy.source import builtin_path, find_label_maps, load_anatomy
 from synth.keys import rng_for
 from synth.labelmap import LabelMap, wanted_changes
+from tests.conftest import spheres_in_a_box
 from tests.synth.test_people import person
 
 # both sides together, mL of a head of 1450 mL: wide ranges of healthy young adults segmented with FreeSurfer
 PLAUSIBLE_ML = {
-    "cerebral_white_matter": (380, 560), "cerebral_cortex": (400, 600), "lateral_ventricle": (8, 30),
-    "cerebellum_white_matter": (20, 40), "cerebellum_cortex": (75, 130), "thalamus": (12, 18), "caudate": (5.5, 9),
-    "putamen": (8, 12.5), "pallidum": (2.8, 4.5), "third_ventricle": (0.5, 2), "fourth_ventricle": (0.9, 2.8),
-    "brainstem": (17, 26), "hippocampus": (7, 9.5), "amygdala": (2.6, 4.2), "accumbens": (0.8, 1.6),
+    "cerebral_white_matter": (380, 560),
+    "cerebral_cortex": (400, 600),
+    "lateral_ventricle": (8, 30),
+    "cerebellum_white_matter": (20, 40),
+    "cerebellum_cortex": (75, 130),
+    "thalamus": (12, 18),
+    "caudate": (5.5, 9),
+    "putamen": (8, 12.5),
+    "pallidum": (2.8, 4.5),
+    "third_ventricle": (0.5, 2),
+    "fourth_ventricle": (0.9, 2.8),
+    "brainstem": (17, 26),
+    "hippocampus": (7, 9.5),
+    "amygdala": (2.6, 4.2),
+    "accumbens": (0.8, 1.6),
 }
-POSE = {"rotation": [3.1, -2.3, 4.2], "stretch": [0.0] * 3, "shear": [0.0] * 3, "shift": [0.37, 0.61, 0.13], "flip": False}
+POSE = {
+    "rotation": [3.1, -2.3, 4.2],
+    "stretch": [0.0] * 3,
+    "shear": [0.0] * 3,
+    "shift": [0.37, 0.61, 0.13],
+    "flip": False,
+}
 
 
 def builtin_image() -> tuple[np.ndarray, np.ndarray]:
@@ -76,19 +94,23 @@ def test_every_structure_with_an_effect_is_in_the_builtin_anatomy() -> None:
 
 def test_structures_of_the_builtin_anatomy_are_where_anatomy_puts_them() -> None:
     data, affine = builtin_image()
-    centre = {name: mm(np.isin(data, [n for n, label in label_table().items() if label.structure == name]), affine).mean(0)
-              for name in ("eye", "cerebellum_cortex", "hippocampus", "cerebral_cortex", "brainstem", "caudate", "thalamus")}
+    centre = {
+        name: mm(np.isin(data, [n for n, label in label_table().items() if label.structure == name]), affine).mean(0)
+        for name in ("eye", "cerebellum_cortex", "hippocampus", "cerebral_cortex", "brainstem", "caudate", "thalamus")
+    }
     assert centre["eye"][1] > centre["hippocampus"][1] > centre["cerebellum_cortex"][1]
     assert centre["cerebral_cortex"][2] > centre["hippocampus"][2] > centre["cerebellum_cortex"][2]
     assert centre["caudate"][1] > centre["thalamus"][1] and centre["thalamus"][2] > centre["brainstem"][2]
 
 
 @pytest.mark.parametrize("axes", [("R", "A", "S"), ("L", "I", "A"), ("P", "S", "R")])
-def test_a_label_map_is_turned_upright_however_it_is_stored(axes: tuple[str, str, str], toy_label_map: Callable[..., Path]) -> None:
-    from tests.conftest import spheres_in_a_box
-
+def test_a_label_map_is_turned_upright_however_it_is_stored(
+    axes: tuple[str, str, str], toy_label_map: Callable[..., Path]
+) -> None:
     toy = nibabel.Nifti1Image(spheres_in_a_box(), np.diag([4.0, 4.0, 4.0, 1.0]))
-    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(toy.affine), nibabel.orientations.axcodes2ornt(axes))
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(toy.affine), nibabel.orientations.axcodes2ornt(axes)
+    )
     stored = toy.as_reoriented(turn)
     assert nibabel.aff2axcodes(stored.affine) == axes
     folder = toy_label_map(np.asarray(stored.dataobj), affine=stored.affine)
@@ -104,18 +126,38 @@ def test_label_maps_are_found_sorted_and_below(toy_label_map: Callable[..., Path
     assert [path.name for path in find_label_maps(tmp_path)] == ["a_dseg.nii", "b_dseg.nii.gz"]
 
 
+def test_a_label_map_that_was_replaced_is_read_again(toy_label_map: Callable[..., Path]) -> None:
+    path = toy_label_map() / "toy_dseg.nii.gz"
+    before = load_anatomy(path).volumes["hippocampus"]
+    larger = spheres_in_a_box()
+    larger[8:14, 20:24, 26:32] = 17
+    toy_label_map(larger)
+    assert load_anatomy(path).volumes["hippocampus"] > before
+
+
+def test_a_relative_path_is_that_of_the_current_folder(
+    toy_label_map: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, number in (("here", 17), ("there", 53)):
+        array = np.where(spheres_in_a_box() == number, 3, spheres_in_a_box())
+        monkeypatch.chdir(toy_label_map(array, folder=folder))
+        assert number not in [label.number for label in load_anatomy(Path("toy_dseg.nii.gz")).labels]
+
+
 def test_every_real_label_map_is_read(real_anatomies: Path) -> None:
     paths = find_label_maps(real_anatomies)
     for path in paths[:2]:
         anatomy = load_anatomy(path)
         assert 1000 < anatomy.intracranial_ml < 2100
         number = {label.name: at for at, label in enumerate(anatomy.labels)}
-        left, right = (np.argwhere(anatomy.index == number[f"{side}-Hippocampus"]).mean(0) for side in ("Left", "Right"))
+        left, right = (
+            np.argwhere(anatomy.index == number[f"{side}-Hippocampus"]).mean(0) for side in ("Left", "Right")
+        )
         cerebellum = np.argwhere(anatomy.index == number["Left-Cerebellum-Cortex"]).mean(0)
         assert left[0] < right[0] and (cerebellum < left)[1:].all()
 
 
-# --- morphometry --------------------------------------------------------------------------------------------------------
+# --- morphometry ----------------------------------------------------------------------------------------------------
 
 
 class Studio:
@@ -166,11 +208,21 @@ def test_the_reference_person_is_the_anatomy_itself(studio: Studio) -> None:
         assert studio.reference[structure] == pytest.approx(anatomy.volumes[structure], rel=0.03)
 
 
-@pytest.mark.parametrize("structure, asked", [
-    ("hippocampus", -0.5), ("hippocampus", -0.25), ("hippocampus", -0.1), ("hippocampus", 0.2),
-    ("lateral_ventricle", -0.5), ("lateral_ventricle", 0.25), ("lateral_ventricle", 0.8),
-    ("cerebral_cortex", -0.1), ("thalamus", -0.15), ("putamen", -0.15),
-])
+@pytest.mark.parametrize(
+    "structure, asked",
+    [
+        ("hippocampus", -0.5),
+        ("hippocampus", -0.25),
+        ("hippocampus", -0.1),
+        ("hippocampus", 0.2),
+        ("lateral_ventricle", -0.5),
+        ("lateral_ventricle", 0.25),
+        ("lateral_ventricle", 0.8),
+        ("cerebral_cortex", -0.1),
+        ("thalamus", -0.15),
+        ("putamen", -0.15),
+    ],
+)
 def test_a_structure_changes_by_about_what_is_asked(structure: str, asked: float, studio: Studio) -> None:
     assert 0.6 < studio.realised(structure, {structure: asked}) / asked < 1.3
 
@@ -181,9 +233,16 @@ def test_a_change_of_one_structure_leaves_the_others_nearly_alone(studio: Studio
         assert volumes[structure] == pytest.approx(studio.reference[structure], rel=0.03)
 
 
-@pytest.mark.parametrize("changes", [
-    {"diagnosis": "AD", "severity": 1.0}, {"age": 70.0}, {"age": 85.0}, {"age": 75.0, "diagnosis": "AD", "severity": 1.0},
-], ids=["AD", "70 years", "85 years", "75 years and AD"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diagnosis": "AD", "severity": 1.0},
+        {"age": 70.0},
+        {"age": 85.0},
+        {"age": 75.0, "diagnosis": "AD", "severity": 1.0},
+    ],
+    ids=["AD", "70 years", "85 years", "75 years and AD"],
+)
 @pytest.mark.parametrize("structure", ["hippocampus", "cerebral_cortex"])
 def test_a_person_has_about_the_volumes_asked_for(structure: str, changes: dict[str, Any], studio: Studio) -> None:
     asked = wanted_changes(load_anatomy(builtin_path()), studio.subject(**changes), True)[structure]
@@ -196,9 +255,16 @@ def test_ventricles_grow_with_age_and_with_ad(studio: Studio) -> None:
     assert studio.realised("lateral_ventricle", diagnosis="AD", severity=1.0) > 0.2
 
 
-@pytest.mark.parametrize("changes", [
-    {"diagnosis": "AD", "severity": 1.0}, {"age": 20.0}, {"age": 70.0}, {"age": 90.0, "diagnosis": "AD", "severity": 1.0},
-], ids=["AD", "20 years", "70 years", "90 years and AD"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diagnosis": "AD", "severity": 1.0},
+        {"age": 20.0},
+        {"age": 70.0},
+        {"age": 90.0, "diagnosis": "AD", "severity": 1.0},
+    ],
+    ids=["AD", "20 years", "70 years", "90 years and AD"],
+)
 def test_the_skull_stays_as_large_as_it_was(changes: dict[str, Any], studio: Studio) -> None:
     assert studio.realised("intracranial", **changes) == pytest.approx(0, abs=0.04)
 

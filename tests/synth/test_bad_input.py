@@ -36,50 +36,60 @@ def refuse(run: Run, place: Path, *words: object, says: str) -> None:
     assert (files(place), sorted(p for p in place.rglob("*"))) == before, "something was made or changed"
 
 
-@pytest.mark.parametrize("words, says", [
-    (("--count", "0"), "--count is 0; expected 1 or more"),
-    (("--count", "-3"), "--count is -3"),
-    (("--count", "many"), "--count was given 'many'"),
-    (("--count", "2.5"), "--count was given '2.5'"),
-    (("--shard-size", "0"), "--shard-size is 0"),
-    (("--seed", "-1"), "--seed is -1"),
-    (("--workers", "-1"), "--workers is -1"),
-    (("--dtype", "float64"), "float16, float32"),
-    (("--generator.shape", "16,18"), "--generator.shape was given '16,18'"),
-    (("--generator.shape", "16,18,0"), "shape is 16,18,0; expected three whole numbers from 8 to 1024"),
-    (("--generator.shape", "-16,18,16"), "shape is -16,18,16"),
-    (("--generator.shape", "16,18,sixteen"), "--generator.shape"),
-    (("--generator.shape", "16.5,18,16"), "--generator.shape"),
-    (("--generator.spacing", "0"), "spacing"),
-    (("--generator.spacing", "-1,1,1"), "spacing"),
-    (("--generator.ages", "80,60"), "ages is 80"),
-    (("--generator.diagnoses", "CN,ALS"), "'ALS'"),
-    (("--generator.contrast", "t2"), "t1w, random"),
-    (("--generator.flip", "perhaps"), "--generator.flip was given 'perhaps'; expected true or false"),
-    (("--generator.noise", "loud"), "--generator.noise was given 'loud'; expected a number"),
-    (("--generator.shpae", "16,18,16"), "near: shape"),
-    (("--generator", "LabelMpa"), "LabelMap"),
-    (("--generator", "nomodule.Onion"), "nomodule"),
-    (("--generator", "synth.labelmap.Labelmap"), "LabelMap"),
-    (("--generator", "synth.sample.Sample"), "Generator"),
-    (("--generator", "pathlib.Path"), "Generator"),
-    (("--cuont", "3"), "near: --count"),
-    (("--generator.anatomies", "nowhere"), "there is no folder 'nowhere'"),
-    (("--config", "nowhere.yaml"), "nowhere.yaml"),
-    (("--count",), "was given no value"),
-    (("--out", "/proc/nowhere/x.zarr"), "/proc/nowhere/x.zarr"),
-    (("extra",), "'extra'"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("--count", "0"), "--count is 0; expected 1 or more"),
+        (("--count", "-3"), "--count is -3"),
+        (("--count", "many"), "--count was given 'many'"),
+        (("--count", "2.5"), "--count was given '2.5'"),
+        (("--shard-size", "0"), "--shard-size is 0"),
+        (("--seed", "-1"), "--seed is -1"),
+        (("--workers", "-1"), "--workers is -1"),
+        (("--dtype", "float64"), "float16, float32"),
+        (("--generator.shape", "16,18"), "--generator.shape was given '16,18'"),
+        (("--generator.shape", "16,18,0"), "shape is 16,18,0; expected three whole numbers from 8 to 1024"),
+        (("--generator.shape", "-16,18,16"), "shape is -16,18,16"),
+        (("--generator.shape", "16,18,sixteen"), "--generator.shape"),
+        (("--generator.shape", "16.5,18,16"), "--generator.shape"),
+        (("--generator.spacing", "0"), "spacing"),
+        (("--generator.spacing", "-1,1,1"), "spacing"),
+        (("--generator.ages", "80,60"), "ages is 80"),
+        (("--generator.diagnoses", "CN,ALS"), "'ALS'"),
+        (("--generator.contrast", "t2"), "t1w, random"),
+        (("--generator.flip", "perhaps"), "--generator.flip was given 'perhaps'; expected true or false"),
+        (("--generator.noise", "loud"), "--generator.noise was given 'loud'; expected a number"),
+        (("--generator.shpae", "16,18,16"), "near: shape"),
+        (("--generator", "LabelMpa"), "LabelMap"),
+        (("--generator", "nomodule.Onion"), "nomodule"),
+        (("--generator", "synth.labelmap.Labelmap"), "LabelMap"),
+        (("--generator", "synth.sample.Sample"), "Generator"),
+        (("--generator", "pathlib.Path"), "Generator"),
+        (("--cuont", "3"), "near: --count"),
+        (("--generator.anatomies", "nowhere"), "there is no folder 'nowhere'"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("--count",), "was given no value"),
+        (("--out", "/proc/nowhere/x.zarr"), "/proc/nowhere/x.zarr"),
+        (("extra",), "'extra'"),
+    ],
+)
 def test_a_bad_option_is_refused(words: tuple[str, ...], says: str, place: Path, run: Run) -> None:
     refuse(run, place, *GENERATE, *SMALL, *words, says=says)
 
 
-@pytest.mark.parametrize("words, says", [
-    (("synht", "generate"), "synth"), (("synth", "genrate"), "generate"), (("synth",), "generate"),
-    (("synth", "generate", "--count", "2"), "--out"), (("synth", "generate", "--out", "new.zarr"), "--count"),
-    (("synth", "verify"), "CORPUS"), (("synth", "explain", "x.zarr"), "INDEX"),
-    (("synth", "export", "x.zarr"), "--out"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("synht", "generate"), "synth"),
+        (("synth", "genrate"), "generate"),
+        (("synth",), "generate"),
+        (("synth", "generate", "--count", "2"), "--out"),
+        (("synth", "generate", "--out", "new.zarr"), "--count"),
+        (("synth", "verify"), "CORPUS"),
+        (("synth", "explain", "x.zarr"), "INDEX"),
+        (("synth", "export", "x.zarr"), "--out"),
+    ],
+)
 def test_a_command_line_that_is_not_whole_is_refused(words: tuple[str, ...], says: str, place: Path, run: Run) -> None:
     refuse(run, place, *words, says=says)
 
@@ -88,7 +98,9 @@ COMMANDS = [("inspect",), ("verify",), ("explain", "0"), ("export", "--out", "bi
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[words[0] for words in COMMANDS])
-@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file", "broken zarr.json", "foreign zarr group", "zarr array"])
+@pytest.mark.parametrize(
+    "kind", ["nothing", "empty folder", "file", "broken zarr.json", "foreign zarr group", "zarr array"]
+)
 def test_what_is_no_corpus_is_refused(kind: str, command: tuple[str, ...], place: Path, run: Run) -> None:
     import zarr
 
@@ -116,14 +128,20 @@ def test_a_corpus_of_a_newer_format_is_refused(place: Path, run: Run) -> None:
     refuse(run, place, "synth", "verify", "x.zarr", says="format version 99")
 
 
-@pytest.mark.parametrize("words, says", [
-    (("explain", "x.zarr", "7"), "expected 0 to 1"), (("explain", "x.zarr", "-1"), "expected 0 to 1"),
-    (("explain", "x.zarr", "first"), "'first'"), (("export", "x.zarr", "--out", "b", "--indices", "1-7"), "0-1"),
-    (("export", "x.zarr", "--out", "b", "--indices", "1"), "FIRST-LAST"), (("export", "x.zarr", "--out", "x.zarr"), "exists"),
-    (("export", "x.zarr", "--out", "b", "--format", "dicom"), "bids"),
-    (("inspect", "x.zarr", "--png", "a.png", "--rows", "0"), "--rows is 0"),
-    (("inspect", "x.zarr", "--png", "no/such/folder/a.png"), "no/such/folder"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("explain", "x.zarr", "7"), "expected 0 to 1"),
+        (("explain", "x.zarr", "-1"), "expected 0 to 1"),
+        (("explain", "x.zarr", "first"), "'first'"),
+        (("export", "x.zarr", "--out", "b", "--indices", "1-7"), "0-1"),
+        (("export", "x.zarr", "--out", "b", "--indices", "1"), "FIRST-LAST"),
+        (("export", "x.zarr", "--out", "x.zarr"), "exists"),
+        (("export", "x.zarr", "--out", "b", "--format", "dicom"), "bids"),
+        (("inspect", "x.zarr", "--png", "a.png", "--rows", "0"), "--rows is 0"),
+        (("inspect", "x.zarr", "--png", "no/such/folder/a.png"), "no/such/folder"),
+    ],
+)
 def test_a_bad_question_to_a_corpus_is_refused(words: tuple[str, ...], says: str, place: Path, run: Run) -> None:
     generate(Job(GeneratorSpec("onions.Onion", {"shape": (8, 8, 8)}, (str(PLUGIN),)), 2, 0, place / "x.zarr"))
     answer_before = files(place)
@@ -150,17 +168,21 @@ def unknown() -> np.ndarray:
     return array
 
 
-@pytest.mark.parametrize("array, says", [
-    (lambda: np.stack([spheres_in_a_box()] * 2, -1), "4 axes"),
-    (lambda: spheres_in_a_box()[:, :, 20], "2 axes"),
-    (lambda: floats(np.nan), "NaN"),
-    (lambda: floats(np.inf), "infinity"),
-    (lambda: floats(17.5), "non-integer"),
-    (unknown, "9999"),
-    (lambda: -spheres_in_a_box(), "-"),
-    (lambda: np.zeros((20, 20, 20), np.int16), "brain"),
-    (lambda: spheres_in_a_box().astype(np.float32) * 1e6, "label table"),
-], ids=["4-D", "2-D", "NaN", "infinity", "non-integer", "unknown label", "negative", "empty", "huge"])
+@pytest.mark.parametrize(
+    "array, says",
+    [
+        (lambda: np.stack([spheres_in_a_box()] * 2, -1), "4 axes"),
+        (lambda: spheres_in_a_box()[:, :, 20], "2 axes"),
+        (lambda: floats(np.nan), "NaN"),
+        (lambda: floats(np.inf), "infinity"),
+        (lambda: floats(17.5), "non-integer"),
+        (unknown, "9999"),
+        (lambda: -spheres_in_a_box(), "-"),
+        (lambda: np.zeros((20, 20, 20), np.int16), "brain"),
+        (lambda: spheres_in_a_box().astype(np.float32) * 1e6, "label table"),
+    ],
+    ids=["4-D", "2-D", "NaN", "infinity", "non-integer", "unknown label", "negative", "empty", "huge"],
+)
 def test_a_bad_label_map_is_refused_by_name(
     array: Callable[[], np.ndarray], says: str, place: Path, run: Run, toy_label_map: Callable[..., Path]
 ) -> None:
@@ -179,10 +201,17 @@ def test_a_truncated_label_map_is_refused_by_name(
     refuse(run, place, *GENERATE, *SMALL, "--generator.anatomies", "anatomies", says="toy_dseg.nii.gz")
 
 
-@pytest.mark.parametrize("name, content", [
-    ("a_dseg.nii.gz", b"this is no NIfTI"), ("a_dseg.nii", b""), ("a_dseg.mgz", b"\x00" * 999),
-])
-def test_a_file_that_only_has_the_name_of_a_label_map_is_refused(name: str, content: bytes, place: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a_dseg.nii.gz", b"this is no NIfTI"),
+        ("a_dseg.nii", b""),
+        ("a_dseg.mgz", b"\x00" * 999),
+    ],
+)
+def test_a_file_that_only_has_the_name_of_a_label_map_is_refused(
+    name: str, content: bytes, place: Path, run: Run
+) -> None:
     (place / "anatomies").mkdir()
     (place / "anatomies" / name).write_bytes(content)
     refuse(run, place, *GENERATE, *SMALL, "--generator.anatomies", "anatomies", says=name)

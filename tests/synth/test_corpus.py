@@ -96,14 +96,20 @@ def test_there_is_no_sample_outside_the_corpus(index: int, made: dict[str, Path]
 
 def test_the_checksum_covers_type_shape_and_bytes() -> None:
     array = np.arange(6, dtype=np.int16)
-    sums = [checksum(array), checksum(array.reshape(2, 3)), checksum(array.view(np.uint16)), checksum(array[::-1]),
-            checksum(array, array), checksum()]
+    sums = [
+        checksum(array),
+        checksum(array.reshape(2, 3)),
+        checksum(array.view(np.uint16)),
+        checksum(array[::-1]),
+        checksum(array, array),
+        checksum(),
+    ]
     assert len(set(sums)) == len(sums)
     assert checksum(array, None) == sums[0]
     assert checksum(np.asfortranarray(array.reshape(2, 3))) == sums[1]
 
 
-# --- verify -------------------------------------------------------------------------------------------------------------
+# --- verify ---------------------------------------------------------------------------------------------------------
 
 
 def flip_a_byte(path: Path) -> None:
@@ -181,13 +187,25 @@ def change_an_affine(path: Path) -> None:
     affine[3, 0, 3] = affine[3, 0, 3] + 1
 
 
-@pytest.mark.parametrize("harm, says", [
-    (flip_a_byte, "sample 2"), (flip_a_label_byte, "sample 2"), (change_one_voxel, "sample 2"), (delete_a_shard, "sample 2"),
-    (delete_a_record, "shard 1"), (edit_a_param, "record of shard 1"), (drop_a_sample_of_a_record, "record of shard 1"),
-    (truncate_a_record, "record of shard 1"), (empty_a_record, "record of shard 1"),
-    (take_the_record_of_another_shard, "record of shard 1"), (change_a_covariate, "'age'"), (change_a_word, "'diagnosis'"),
-    (delete_a_covariate, "'age'"), (change_an_affine, "affine"),
-])
+@pytest.mark.parametrize(
+    "harm, says",
+    [
+        (flip_a_byte, "sample 2"),
+        (flip_a_label_byte, "sample 2"),
+        (change_one_voxel, "sample 2"),
+        (delete_a_shard, "sample 2"),
+        (delete_a_record, "shard 1"),
+        (edit_a_param, "record of shard 1"),
+        (drop_a_sample_of_a_record, "record of shard 1"),
+        (truncate_a_record, "record of shard 1"),
+        (empty_a_record, "record of shard 1"),
+        (take_the_record_of_another_shard, "record of shard 1"),
+        (change_a_covariate, "'age'"),
+        (change_a_word, "'diagnosis'"),
+        (delete_a_covariate, "'age'"),
+        (change_an_affine, "affine"),
+    ],
+)
 def test_verify_finds(harm: Harm, says: str, corpus: Path, run: Run) -> None:
     assert run("synth", "verify", corpus).code == 0
     harm(corpus)
@@ -270,7 +288,7 @@ def test_a_covariate_that_is_now_a_number_now_a_word_is_named(tmp_path: Path) ->
         generate(Job(GeneratorSpec("tests.synth.test_corpus.Mixed"), 6, 0, tmp_path / "mixed.zarr", 4))
 
 
-# --- explain and export -------------------------------------------------------------------------------------------------
+# --- explain and export ---------------------------------------------------------------------------------------------
 
 
 def test_explain_is_the_birth_certificate(made: dict[str, Path], run: Run) -> None:
@@ -318,7 +336,9 @@ def test_an_export_is_bids_with_the_voxels_of_the_corpus(made: dict[str, Path], 
         scan: Any = nibabel.load(out / name / "anat" / f"{name}_T1w.nii.gz")
         dseg: Any = nibabel.load(out / "derivatives" / "brainloom" / name / "anat" / f"{name}_dseg.nii.gz")
         assert np.array_equal(scan.get_fdata(), corpus.image(index)[0].astype(float))
-        assert np.array_equal(np.asarray(dseg.dataobj), corpus.label(index)) and np.issubdtype(dseg.get_data_dtype(), np.integer)
+        assert np.array_equal(np.asarray(dseg.dataobj), corpus.label(index)) and np.issubdtype(
+            dseg.get_data_dtype(), np.integer
+        )
         assert np.allclose(scan.affine, corpus.entry(index)["affine"]) and scan.header["qform_code"] == 1
         assert scan.header.get_xyzt_units()[0] == "mm"
     names = pd.read_csv(out / "derivatives" / "brainloom" / "dseg.tsv", sep="\t").set_index("index").name
@@ -330,8 +350,24 @@ def test_an_export_can_be_a_label_map_source_again(made: dict[str, Path], tmp_pa
     out = tmp_path / "bids"
     assert run("synth", "export", made["head"], "--out", out, "--indices", "1-2").code == 0
     assert sorted(p.name for p in out.glob("sub-*")) == ["sub-synth000001", "sub-synth000002"]
-    answer = run("synth", "generate", "--generator.anatomies", out / "derivatives", "--generator", "LabelMap", "--count", 1,
-                 "--generator.shape", "16,18,16", "--generator.spacing", 11, "--out", tmp_path / "again.zarr", "--workers", 0)
+    answer = run(
+        "synth",
+        "generate",
+        "--generator.anatomies",
+        out / "derivatives",
+        "--generator",
+        "LabelMap",
+        "--count",
+        1,
+        "--generator.shape",
+        "16,18,16",
+        "--generator.spacing",
+        11,
+        "--out",
+        tmp_path / "again.zarr",
+        "--workers",
+        0,
+    )
     assert answer.code == 0, answer.err
 
 

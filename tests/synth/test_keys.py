@@ -20,7 +20,9 @@ def test_the_same_key_gives_the_same_stream(key: tuple[int, int, str]) -> None:
 
 
 @given(KEYS, KEYS)
-def test_another_seed_index_or_purpose_gives_another_stream(one: tuple[int, int, str], other: tuple[int, int, str]) -> None:
+def test_another_seed_index_or_purpose_gives_another_stream(
+    one: tuple[int, int, str], other: tuple[int, int, str]
+) -> None:
     same = np.array_equal(rng_for(*one).random(4), rng_for(*other).random(4))
     assert same == (one == other)
 

@@ -126,23 +126,34 @@ def test_t1w_has_the_order_of_a_t1_weighted_scan() -> None:
     for index in range(4):
         sample = render(LabelMap(shape=(80, 96, 80), spacing=2.4, bias=0.0, noise=0.0), index)
         assert sample.label is not None
-        white, grey, fluid = (float(np.median(sample.image[0][np.isin(sample.label, numbers)]))
-                              for numbers in ((2, 41), (3, 42), (4, 43)))
+        white, grey, fluid = (
+            float(np.median(sample.image[0][np.isin(sample.label, numbers)])) for numbers in ((2, 41), (3, 42), (4, 43))
+        )
         assert white > grey > fluid
 
 
 def test_random_contrast_has_no_fixed_order() -> None:
-    orders = {tuple(np.argsort([LabelMap(contrast="random").draw(rng_for(0, i))["contrast"][s][0]
-                                for s in ("cerebral_white_matter", "cerebral_cortex", "lateral_ventricle")]))
-              for i in range(40)}
+    orders = {
+        tuple(
+            np.argsort(
+                [
+                    LabelMap(contrast="random").draw(rng_for(0, i))["contrast"][s][0]
+                    for s in ("cerebral_white_matter", "cerebral_cortex", "lateral_ventricle")
+                ]
+            )
+        )
+        for i in range(40)
+    }
     assert len(orders) == 6
 
 
 def test_a_site_has_its_own_look_whatever_the_other_sites_are() -> None:
     north = LabelMap(sites=("north",))
     both = LabelMap(sites=("north", "south"))
-    gammas = {site: [p["scanner"]["gamma"] for p in (both.draw(rng_for(0, i)) for i in range(40)) if p["site"] == site]
-              for site in ("north", "south")}
+    gammas = {
+        site: [p["scanner"]["gamma"] for p in (both.draw(rng_for(0, i)) for i in range(40)) if p["site"] == site]
+        for site in ("north", "south")
+    }
     own = [north.draw(rng_for(0, i))["scanner"]["gamma"] for i in range(40)]
     between = abs(np.log(np.mean(gammas["north"]) / np.mean(gammas["south"])))
     assert abs(np.log(np.mean(own) / np.mean(gammas["north"]))) < 0.05
@@ -189,19 +200,34 @@ def test_an_anatomy_of_another_person_takes_the_persons_volumes(real_anatomies: 
         covariates = generator.render(params).covariates
         anatomy = load_anatomy(path)
         before.append(np.log([anatomy.volumes[name] / anatomy.intracranial_ml for name in names]))
-        after.append(np.log([float(covariates[f"volume_left_{name}"]) + float(covariates[f"volume_right_{name}"])
-                             for name in names]))
+        after.append(
+            np.log(
+                [float(covariates[f"volume_left_{name}"]) + float(covariates[f"volume_right_{name}"]) for name in names]
+            )
+        )
     assert np.abs(before[0] - before[1]).max() > 0.3, "the two people are too alike to test anything"
     assert np.abs(after[0] - after[1]).max() < 0.6 * np.abs(before[0] - before[1]).max()
 
 
-@pytest.mark.parametrize("options, says", [
-    ({"shape": (8, 8)}, "shape"), ({"shape": (8, 8, 4)}, "8 to 1024"), ({"shape": (8.5, 8, 8)}, "whole numbers"),
-    ({"spacing": 0.0}, "spacing"), ({"spacing": (1.0, 2.0)}, "spacing"), ({"ages": (70, 50)}, "ages"),
-    ({"ages": (5, 50)}, "20,90"), ({"diagnoses": ("CN", "FTD")}, "FTD"), ({"diagnoses": ()}, "diagnoses"),
-    ({"diagnosis_weights": (1.0,)}, "diagnosis_weights"), ({"diagnoses": ("CN",), "diagnosis_weights": (-1.0,)}, "negative"),
-    ({"noise": -0.1}, "noise"), ({"bias": float("nan")}, "bias"), ({"warp_length_mm": 0.0}, "warp_length_mm"),
-])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"shape": (8, 8)}, "shape"),
+        ({"shape": (8, 8, 4)}, "8 to 1024"),
+        ({"shape": (8.5, 8, 8)}, "whole numbers"),
+        ({"spacing": 0.0}, "spacing"),
+        ({"spacing": (1.0, 2.0)}, "spacing"),
+        ({"ages": (70, 50)}, "ages"),
+        ({"ages": (5, 50)}, "20,90"),
+        ({"diagnoses": ("CN", "FTD")}, "FTD"),
+        ({"diagnoses": ()}, "diagnoses"),
+        ({"diagnosis_weights": (1.0,)}, "diagnosis_weights"),
+        ({"diagnoses": ("CN",), "diagnosis_weights": (-1.0,)}, "negative"),
+        ({"noise": -0.1}, "noise"),
+        ({"bias": float("nan")}, "bias"),
+        ({"warp_length_mm": 0.0}, "warp_length_mm"),
+    ],
+)
 def test_options_out_of_range_are_refused_by_name(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         LabelMap(**options)

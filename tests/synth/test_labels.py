@@ -11,15 +11,45 @@ from synth.errors import UserError
 
 # FreeSurferColorLUT.txt
 FREESURFER = {
-    2: "Left-Cerebral-White-Matter", 3: "Left-Cerebral-Cortex", 4: "Left-Lateral-Ventricle", 5: "Left-Inf-Lat-Vent",
-    7: "Left-Cerebellum-White-Matter", 8: "Left-Cerebellum-Cortex", 10: "Left-Thalamus", 11: "Left-Caudate",
-    12: "Left-Putamen", 13: "Left-Pallidum", 14: "3rd-Ventricle", 15: "4th-Ventricle", 16: "Brain-Stem",
-    17: "Left-Hippocampus", 18: "Left-Amygdala", 24: "CSF", 26: "Left-Accumbens-area", 28: "Left-VentralDC",
-    41: "Right-Cerebral-White-Matter", 42: "Right-Cerebral-Cortex", 43: "Right-Lateral-Ventricle",
-    44: "Right-Inf-Lat-Vent", 46: "Right-Cerebellum-White-Matter", 47: "Right-Cerebellum-Cortex", 49: "Right-Thalamus",
-    50: "Right-Caudate", 51: "Right-Putamen", 52: "Right-Pallidum", 53: "Right-Hippocampus", 54: "Right-Amygdala",
-    58: "Right-Accumbens-area", 60: "Right-VentralDC", 77: "WM-hypointensities", 85: "Optic-Chiasm", 251: "CC_Posterior",
-    255: "CC_Anterior", 1006: "ctx-lh-entorhinal", 2006: "ctx-rh-entorhinal", 1035: "ctx-lh-insula",
+    2: "Left-Cerebral-White-Matter",
+    3: "Left-Cerebral-Cortex",
+    4: "Left-Lateral-Ventricle",
+    5: "Left-Inf-Lat-Vent",
+    7: "Left-Cerebellum-White-Matter",
+    8: "Left-Cerebellum-Cortex",
+    10: "Left-Thalamus",
+    11: "Left-Caudate",
+    12: "Left-Putamen",
+    13: "Left-Pallidum",
+    14: "3rd-Ventricle",
+    15: "4th-Ventricle",
+    16: "Brain-Stem",
+    17: "Left-Hippocampus",
+    18: "Left-Amygdala",
+    24: "CSF",
+    26: "Left-Accumbens-area",
+    28: "Left-VentralDC",
+    41: "Right-Cerebral-White-Matter",
+    42: "Right-Cerebral-Cortex",
+    43: "Right-Lateral-Ventricle",
+    44: "Right-Inf-Lat-Vent",
+    46: "Right-Cerebellum-White-Matter",
+    47: "Right-Cerebellum-Cortex",
+    49: "Right-Thalamus",
+    50: "Right-Caudate",
+    51: "Right-Putamen",
+    52: "Right-Pallidum",
+    53: "Right-Hippocampus",
+    54: "Right-Amygdala",
+    58: "Right-Accumbens-area",
+    60: "Right-VentralDC",
+    77: "WM-hypointensities",
+    85: "Optic-Chiasm",
+    251: "CC_Posterior",
+    255: "CC_Anterior",
+    1006: "ctx-lh-entorhinal",
+    2006: "ctx-rh-entorhinal",
+    1035: "ctx-lh-insula",
 }
 
 
@@ -52,8 +82,10 @@ def test_what_has_no_side_is_its_own_partner() -> None:
 
 
 def test_no_two_numbers_share_a_name_or_a_covariate() -> None:
-    for names in (Counter(label.name for label in label_table().values()),
-                  Counter(label.covariate for label in label_table().values())):
+    for names in (
+        Counter(label.name for label in label_table().values()),
+        Counter(label.covariate for label in label_table().values()),
+    ):
         assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -63,13 +95,21 @@ def test_covariates_can_be_array_names() -> None:
 
 def test_tissues_are_known_ones_and_numbers_fit_the_corpus() -> None:
     assert {label.tissue for label in label_table().values()} <= set(TISSUES)
-    assert 0 <= min(label_table()) and max(label_table()) < 2**15
+    assert min(label_table()) >= 0 and max(label_table()) < 2**15
 
 
-@pytest.mark.parametrize("name, inside", [
-    ("Left-Hippocampus", True), ("CSF", True), ("Brain-Stem", True), ("Skull", False), ("Head-ExtraCerebral", False),
-    ("Background", False), ("ctx-rh-insula", True),
-])
+@pytest.mark.parametrize(
+    "name, inside",
+    [
+        ("Left-Hippocampus", True),
+        ("CSF", True),
+        ("Brain-Stem", True),
+        ("Skull", False),
+        ("Head-ExtraCerebral", False),
+        ("Background", False),
+        ("ctx-rh-insula", True),
+    ],
+)
 def test_the_skull_is_the_border_of_the_intracranial(name: str, inside: bool) -> None:
     (label,) = [label for label in label_table().values() if label.name == name]
     assert label.is_intracranial is inside

@@ -21,8 +21,15 @@ VENTRICLES = ("lateral_ventricle", "inferior_lateral_ventricle", "third_ventricl
 
 def person(**changes: Any) -> Person:
     """A woman of 30, average in everything."""
-    plain = {"age": 30.0, "sex": "F", "diagnosis": "CN", "stage": 0, "severity": 0.0, "icv_ml": 1400.0,
-             "residuals": dict.fromkeys(effects(), 0.0)}
+    plain = {
+        "age": 30.0,
+        "sex": "F",
+        "diagnosis": "CN",
+        "stage": 0,
+        "severity": 0.0,
+        "icv_ml": 1400.0,
+        "residuals": dict.fromkeys(effects(), 0.0),
+    }
     return Person(**{**plain, **changes})
 
 
@@ -84,7 +91,9 @@ def test_severity_says_nothing_about_healthy_people() -> None:
 
 def test_men_have_larger_heads_and_what_sex_changes_apart_from_that_is_in_the_table() -> None:
     for name, effect in effects().items():
-        assert math.isclose(100 * math.expm1(change(person(sex="F"), person(sex="M"), name)), effect.male_percent, abs_tol=1e-9)
+        assert math.isclose(
+            100 * math.expm1(change(person(sex="F"), person(sex="M"), name)), effect.male_percent, abs_tol=1e-9
+        )
     drawn = [draw_person(rng_for(0, i), (20, 90), {"CN": 1.0}) for i in range(400)]
     icv = {sex: np.mean([p.icv_ml for p in drawn if p.sex == sex]) for sex in "FM"}
     assert 1.10 < icv["M"] / icv["F"] < 1.19

@@ -42,13 +42,31 @@ class TestLabelMapConforms(GeneratorConformance):
 class TestLabelMapWithoutDeformationConforms(GeneratorConformance):
     generator = LabelMap
     options: ClassVar[dict[str, Any]] = {
-        "shape": (16, 18, 16), "spacing": 11.0, "deformation": "none", "contrast": "random", "strip": True,
+        "shape": (16, 18, 16),
+        "spacing": 11.0,
+        "deformation": "none",
+        "contrast": "random",
+        "strip": True,
     }
 
 
 def generate(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "brainloom", "synth", "generate", *arguments,
-             "--generator.shells", "7", "--count", "10", "--seed", "3", "--out", "onion.zarr"]
+    words = [
+        sys.executable,
+        "-m",
+        "brainloom",
+        "synth",
+        "generate",
+        *arguments,
+        "--generator.shells",
+        "7",
+        "--count",
+        "10",
+        "--seed",
+        "3",
+        "--out",
+        "onion.zarr",
+    ]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -120,21 +138,27 @@ class Bad(Generator):
     def render(self, params):
         {render}
 """
-GOOD = {"constructor": "pass", "draw": "return {'a': float(rng.random())}",
-        "render": "return Sample(np.full((1, 8, 8, 8), params['a'], np.float32))"}
+GOOD = {
+    "constructor": "pass",
+    "draw": "return {'a': float(rng.random())}",
+    "render": "return Sample(np.full((1, 8, 8, 8), params['a'], np.float32))",
+}
 
 
 def write_loose(folder: Path, name: str, **parts: str) -> None:
     (folder / f"{name}.py").write_text(LOOSE.format(**{**GOOD, **parts}))
 
 
-@pytest.mark.parametrize("name, parts, says", [
-    ("refuses", {"constructor": "raise ValueError('word is no\\nword at all')"}, "word is no"),
-    ("arrays", {"draw": "return {'a': np.zeros(3)}"}, "draw"),
-    ("breaks", {"render": "raise RuntimeError('no\\nvolume')"}, "sample 0"),
-    ("flat", {"render": "return Sample(np.zeros((8, 8, 8), np.float32))"}, "[C, D, H, W]"),
-    ("nothing", {"render": "return None"}, "sample 0"),
-])
+@pytest.mark.parametrize(
+    "name, parts, says",
+    [
+        ("refuses", {"constructor": "raise ValueError('word is no\\nword at all')"}, "word is no"),
+        ("arrays", {"draw": "return {'a': np.zeros(3)}"}, "draw"),
+        ("breaks", {"render": "raise RuntimeError('no\\nvolume')"}, "sample 0"),
+        ("flat", {"render": "return Sample(np.zeros((8, 8, 8), np.float32))"}, "[C, D, H, W]"),
+        ("nothing", {"render": "return None"}, "sample 0"),
+    ],
+)
 def test_a_bad_plugin_is_refused_in_one_sentence(
     name: str, parts: dict[str, str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
@@ -163,14 +187,30 @@ def test_a_module_that_does_not_parse_is_refused_in_one_sentence(
 def test_a_sample_that_fails_leaves_the_other_shards_and_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    write_loose(tmp_path, "sometimes", draw="return {'a': float(rng.random())}",
-                render="assert params['a'] < 0.9, 'too\\nlarge'; " + GOOD["render"])
+    write_loose(
+        tmp_path,
+        "sometimes",
+        draw="return {'a': float(rng.random())}",
+        render="assert params['a'] < 0.9, 'too\\nlarge'; " + GOOD["render"],
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     fails = [i for i in range(40) if rng_for(0, i).random() >= 0.9]
     assert fails and 0 not in fails
-    words = ("synth", "generate", "--generator", "sometimes.Bad", "--count", 40, "--out", "s.zarr", "--workers", 0,
-             "--shard-size", 4)
+    words = (
+        "synth",
+        "generate",
+        "--generator",
+        "sometimes.Bad",
+        "--count",
+        40,
+        "--out",
+        "s.zarr",
+        "--workers",
+        0,
+        "--shard-size",
+        4,
+    )
     answer = run(*words)
     failed = sorted({i // 4 for i in fails})
     assert answer.code == 1
@@ -309,26 +349,29 @@ class Misled(Plain):
         super().__init__(8)
 
 
-@pytest.mark.parametrize("bad, test, says", [
-    (GlobalDraw, "test_draw_is_a_function_of_its_rng", "global state"),
-    (DeafDraw, "test_draw_uses_its_rng", "rng it is given"),
-    (TupleParams, "test_params_survive_json_unchanged", "lists for tuples"),
-    (ArrayParams, "test_params_survive_json_unchanged", "new_seed"),
-    (Restless, "test_render_gives_the_same_bits_twice", "pure function"),
-    (Scribbler, "test_render_leaves_its_params_alone", "change a copy"),
-    (GlobalRender, "test_render_does_not_read_global_random_state", "global random state"),
-    (Counter, "test_render_does_not_depend_on_order_or_instance", "self"),
-    (Company, "test_render_batch_equals_one_at_a_time", "shard size"),
-    (Growing, "test_samples_are_valid_and_alike", "shape"),
-    (Backwards, "test_samples_are_valid_and_alike", "RAS+"),
-    (Nameless, "test_labels_have_names", "add them"),
-    (Usurper, "test_covariates_are_numbers_or_words", "choose another"),
-    (Wavering, "test_covariates_are_numbers_or_words", "always a word"),
-    (Orphan, "test_parents_are_json_and_say_where_they_are_from", "sha256"),
-    (Unhinted, "test_every_option_has_a_type_the_command_line_can_read", "no type hint"),
-    (Starred, "test_every_option_has_a_type_the_command_line_can_read", "star argument"),
-    (Misled, "test_every_option_has_a_type_the_command_line_can_read", "hint that fits"),
-])
+@pytest.mark.parametrize(
+    "bad, test, says",
+    [
+        (GlobalDraw, "test_draw_is_a_function_of_its_rng", "global state"),
+        (DeafDraw, "test_draw_uses_its_rng", "rng it is given"),
+        (TupleParams, "test_params_survive_json_unchanged", "lists for tuples"),
+        (ArrayParams, "test_params_survive_json_unchanged", "new_seed"),
+        (Restless, "test_render_gives_the_same_bits_twice", "pure function"),
+        (Scribbler, "test_render_leaves_its_params_alone", "change a copy"),
+        (GlobalRender, "test_render_does_not_read_global_random_state", "global random state"),
+        (Counter, "test_render_does_not_depend_on_order_or_instance", "self"),
+        (Company, "test_render_batch_equals_one_at_a_time", "shard size"),
+        (Growing, "test_samples_are_valid_and_alike", "shape"),
+        (Backwards, "test_samples_are_valid_and_alike", "RAS+"),
+        (Nameless, "test_labels_have_names", "add them"),
+        (Usurper, "test_covariates_are_numbers_or_words", "choose another"),
+        (Wavering, "test_covariates_are_numbers_or_words", "always a word"),
+        (Orphan, "test_parents_are_json_and_say_where_they_are_from", "sha256"),
+        (Unhinted, "test_every_option_has_a_type_the_command_line_can_read", "no type hint"),
+        (Starred, "test_every_option_has_a_type_the_command_line_can_read", "star argument"),
+        (Misled, "test_every_option_has_a_type_the_command_line_can_read", "hint that fits"),
+    ],
+)
 def test_the_conformance_suite_catches(bad: type[Generator], test: str, says: str) -> None:
     suite = type("Suite", (GeneratorConformance,), {"generator": bad, "samples": 4})()
     with pytest.raises(AssertionError) as caught:
