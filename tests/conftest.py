@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 import brainloom
+from synth.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
@@ -133,3 +134,26 @@ def toy_label_map(tmp_path: Path) -> Callable[..., Path]:
         return place
 
     return write
+
+
+def _label_map_corpus(path: Path, count: int, seed: int, **options: Any) -> Corpus:
+    from synth.engine import Job, generate
+    from synth.generator import GeneratorSpec
+
+    spec = GeneratorSpec("LabelMap", {"shape": (32, 40, 32), "spacing": 5.0, **options})
+    outcome = generate(Job(spec, count, seed, path, shard_size=16))
+    assert not outcome.failed
+    return Corpus(path)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A small training corpus of the built-in anatomy."""
+    return _label_map_corpus(tmp_path_factory.mktemp("corpora") / "corpus.zarr", 40, seed=1)
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A small simulated cohort: other seed, two sites, healthy people and patients."""
+    options = {"ages": (50.0, 88.0), "diagnoses": ("CN", "AD", "PD"), "sites": ("north", "south")}
+    return _label_map_corpus(tmp_path_factory.mktemp("corpora") / "people.zarr", 72, seed=99, **options)

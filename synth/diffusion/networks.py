@@ -11,12 +11,12 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from monai.networks.schedulers.ddim import DDIMScheduler
 from monai.networks.schedulers.ddpm import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from synth.errors import UserError
 
 TRAIN_TIMESTEPS = 1000
-BETAS = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0205}
+BETAS: dict[str, Any] = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0205}
 """Noise schedule of Pinaya et al. 2022 as in MONAI's model-zoo bundle brain_image_synthesis_latent_diffusion_model."""
 
 
@@ -64,7 +64,8 @@ class Size:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Size:
         """The size of a record from config.json."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**fields)
 
 
 SIZES = {
@@ -74,13 +75,13 @@ SIZES = {
     "small": Size(1, 3, (32, 64, 64), 1, 16, (64, 128, 256), 1, 32, (False, True, True), (0, 128, 256), True,
                   "v_prediction", 5e-4, 5e-4),
     # Pinaya et al. 2022, arXiv:2209.07162; values of MONAI's bundle: 13.8 M and 553 M parameters
-    "published": Size(1, 3, (64, 128, 128, 128), 2, 32, (256, 512, 768), 2, 32, (False, True, True), (0, 512, 768), True,
-                      "epsilon", 5e-5, 2.5e-5),
+    "published": Size(1, 3, (64, 128, 128, 128), 2, 32, (256, 512, 768), 2, 32, (False, True, True), (0, 512, 768),
+                      True, "epsilon", 5e-5, 2.5e-5),
 }
 
 
 def build_autoencoder(size: Size) -> AutoencoderKL:
-    """Autoencoder ``[B, fold³, D, H, W]`` → latent mean and sd ``[B, latent_channels, d, h, w]`` → back; no attention."""
+    """Autoencoder ``[B, fold³, D, H, W]`` → mean and sd ``[B, latent_channels, d, h, w]`` → back; no attention."""
     levels = len(size.channels)
     return AutoencoderKL(
         spatial_dims=3, in_channels=size.fold**3, out_channels=size.fold**3, latent_channels=size.latent_channels,
@@ -106,8 +107,8 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def foretell(unet: DiffusionModelUNet, noisy: Tensor, timesteps: Tensor, vector: Tensor) -> Tensor:
-    """What the U-Net says of noisy latents ``[B, c, d, h, w]`` at ``timesteps`` [B] under condition ``vector`` [B, K]."""
+def foretell(unet: nn.Module, noisy: Tensor, timesteps: Tensor, vector: Tensor) -> Tensor:
+    """What the U-Net says of noisy latents ``[B, c, d, h, w]`` at ``timesteps`` [B] under conditions [B, K]."""
     maps = vector[:, :, None, None, None].expand(-1, -1, *noisy.shape[2:])
     answer: Tensor = unet(torch.cat([noisy, maps], dim=1), timesteps, vector[:, None])
     return answer

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
-from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from synth.diffusion.conditions import UNTOLD
 from synth.diffusion.networks import Size, decode, foretell, sample_scheduler
@@ -36,7 +35,7 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 
 def sample_latent(
-    unet: DiffusionModelUNet, size: Size, noise: Tensor, vector: Tensor, steps: int, guidance: float
+    unet: nn.Module, size: Size, noise: Tensor, vector: Tensor, steps: int, guidance: float
 ) -> Tensor:
     """Latents ``[B, c, d, h, w]`` (in units of the scaled latent) from ``noise`` under conditions ``vector`` [B, K].
 

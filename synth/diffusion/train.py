@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
-from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -238,10 +237,11 @@ def _one_step(stage: Stage, step: int, loss_of: Callable[[int], Tensor]) -> None
     loss = loss_of(step)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise UserError(f"the loss of the {stage.name} is {value} at step {step}; try another --seed or larger --batch-size")
+        raise UserError(f"the loss of the {stage.name} is {value} at step {step}; try another --seed "
+                        "or a larger --batch-size")
     stage.loss = value if math.isnan(stage.loss) else LOSS_MEMORY * stage.loss + (1 - LOSS_MEMORY) * value
     stage.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(stage.model.parameters(), 1.0)
     stage.optimizer.step()
     if stage.average is not None:
@@ -332,7 +332,7 @@ def _learn_diffusion(course: Course, latents: _Latents) -> float:
 
 
 def _diffusion_loss(
-    unet: DiffusionModelUNet | nn.Module, size: networks.Size, latent: Tensor, vector: Tensor, rng: np.random.Generator
+    unet: nn.Module, size: networks.Size, latent: Tensor, vector: Tensor, rng: np.random.Generator
 ) -> Tensor:
     """Mean squared error of what the U-Net foretells, at one random timestep per volume (Ho et al. 2020)."""
     scheduler = networks.train_scheduler(size)
