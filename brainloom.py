@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return call(getattr(importlib.import_module(module), function), rest, program)
     except UserError as error:
-        print(f"brainloom: error: {error}", file=sys.stderr)
+        print(f"brainloom: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, head for instance, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

@@ -68,6 +68,7 @@ def create(path: Path, header: Header, example: Sample, dtype: str) -> None:
     """Make an empty corpus of ``header.count`` samples shaped like ``example``; it appears whole or not at all."""
     import zarr
 
+    _check_names(example)
     temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +139,8 @@ def write_shard(
                 "sha256": checksum(image[at], None if label is None else label[at]),
             }
         )
+    for name in ("image", "label"):  # what a crash left is not read, it is replaced
+        shutil.rmtree(path / name / "c" / str(shard), ignore_errors=True)
     image_array[indices.start : indices.stop] = image
     if label is not None:
         group["label"][indices.start : indices.stop] = label  # type: ignore[index]
@@ -152,6 +155,18 @@ def write_shard(
     return record
 
 
+RESERVED = ("image", "label", "affine", RECORDS)
+
+
+def _check_names(sample: Sample) -> None:
+    for name in sample.covariates:
+        if not name.isidentifier() or name in RESERVED:
+            raise UserError(
+                f"covariate '{name}' cannot be an array of a corpus; expected letters, digits and _, and none of "
+                + ", ".join(RESERVED)
+            )
+
+
 def _fill(image: npt.NDArray[Any], label: npt.NDArray[np.int16] | None, at: int, index: int, sample: Sample) -> None:
     if sample.image.shape != image.shape[1:]:
         raise ValueError(
@@ -161,6 +176,7 @@ def _fill(image: npt.NDArray[Any], label: npt.NDArray[np.int16] | None, at: int,
         raise ValueError(
             f"sample {index} {'lacks' if sample.label is None else 'has'} a label map, unlike the first sample"
         )
+    _check_names(sample)
     with np.errstate(over="ignore"):
         image[at] = sample.image
     if not np.isfinite(image[at]).all():
@@ -222,6 +238,10 @@ def finish(path: Path) -> None:
 def _write_covariate(group: zarr.Group, name: str, values: Sequence[float | str | None]) -> None:
     """Numbers as float64 (missing: NaN); words as int16 codes with CF flag_values / flag_meanings (missing: -1)."""
     words = sorted({value for value in values if isinstance(value, str)})
+    if words and any(isinstance(value, float) for value in values):
+        raise UserError(
+            f"covariate '{name}' is a word in some samples and a number in others; expected always one of them"
+        )
     if words:
         data: npt.NDArray[Any] = np.array([words.index(str(v)) if v is not None else -1 for v in values], np.int16)
     else:
@@ -304,8 +324,20 @@ class Corpus:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text())
-        except (ValueError, UnicodeDecodeError):
-            return {"shard": shard, "sha256": "damaged", "samples": []}
+            if len(record["samples"]) == len(self.header.indices(shard)):
+                return record
+        except (ValueError, UnicodeDecodeError, TypeError, KeyError):
+            pass
+        return {"shard": shard, "sha256": "damaged", "samples": []}
+
+    def _sound(self, shard: int) -> dict[str, Any]:
+        record = self.record(shard)
+        if record is None:
+            raise UserError(f"corpus '{self.path}' lacks shard {shard}; run its generate command again to go on")
+        if not record["samples"]:
+            raise UserError(
+                f"'{record_path(self.path, shard)}' is damaged; delete it and run the corpus's generate command again"
+            )
         return record
 
     def missing(self) -> list[int]:
@@ -320,19 +352,13 @@ class Corpus:
     def entries(self) -> Iterator[dict[str, Any]]:
         """Birth certificate of every sample, in order: index, params, covariates, affine, sha256."""
         for shard in range(self.header.shards):
-            record = self.record(shard)
-            if record is None:
-                raise UserError(f"corpus '{self.path}' lacks shard {shard}; run its generate command again to go on")
-            yield from record["samples"]
+            yield from self._sound(shard)["samples"]
 
     def entry(self, index: int) -> dict[str, Any]:
         """Birth certificate of one sample. Raises UserError outside 0 … N-1."""
         if not 0 <= index < len(self):
             raise UserError(f"there is no sample {index} in '{self.path}'; expected 0 to {len(self) - 1}")
-        record = self.record(index // self.header.shard_size)
-        if record is None:
-            raise UserError(f"sample {index} of '{self.path}' is not made yet; run its generate command again")
-        found: dict[str, Any] = record["samples"][index % self.header.shard_size]
+        found: dict[str, Any] = self._sound(index // self.header.shard_size)["samples"][index % self.header.shard_size]
         return found
 
     def covariates(self) -> pd.DataFrame:
@@ -402,8 +428,17 @@ def _verify_shard(corpus: Corpus, shard: int) -> list[str]:
 
 
 def _verify_covariates(corpus: Corpus) -> list[str]:
-    problems = []
-    entries = list(corpus.entries())
+    problems: list[str] = []
+    try:
+        entries = list(corpus.entries())
+    except UserError:
+        return problems  # the shard's own problem, told with the shard
+    affines = np.array([entry["affine"] for entry in entries])
+    try:
+        if not np.array_equal(np.asarray(corpus.group["affine"]), affines):
+            problems.append("the array 'affine' is not as recorded")
+    except Exception:
+        problems.append("the array 'affine' cannot be read")
     for name in sorted({name for entry in entries for name in entry["covariates"]}):
         recorded = [entry["covariates"].get(name) for entry in entries]
         try:

@@ -105,14 +105,18 @@ def prepare(job: Job) -> None:
         versions=_versions(),
         labels={str(number): name for number, name in generator.labels().items()},
     )
-    params = json.loads(json.dumps(generator.draw(rng_for(job.seed, 0))))
+    step = "draw"
     try:
+        params = json.loads(json.dumps(generator.draw(rng_for(job.seed, 0))))
+        step = "render"
         example = generator.render_batch([params])[0]
+        if not isinstance(example, Sample):
+            raise TypeError(f"it returned {type(example).__name__}; expected synth.sample.Sample")
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"generator {job.spec.class_path} failed on sample 0: {type(error).__name__}: {error}"
+            f"generator {job.spec.class_path} failed on sample 0 in {step}: {type(error).__name__}: {error}"
         ) from error
     create(job.out, header, example, job.dtype)
 
@@ -173,9 +177,9 @@ def make_shard(out: str, shard: int, spec_json: str) -> tuple[int, str]:
         where = f"shard {shard}"
         write_shard(path, shard, drawn, _rendered(generator, drawn, header.indices(shard)))
     except _SampleError as error:
-        return shard, str(error)
+        return shard, " ".join(str(error).split())
     except Exception as error:
-        return shard, f"{where}: {type(error).__name__}: {error}"
+        return shard, " ".join(f"{where}: {type(error).__name__}: {error}".split())
     return shard, ""
 
 

@@ -54,6 +54,7 @@ def _nifti(array: Any, affine: Any) -> Any:
     import nibabel
 
     image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     return image

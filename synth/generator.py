@@ -79,6 +79,7 @@ class GeneratorSpec:
         """class_path and every constructor argument, defaults included, as plain JSON values."""
         cls = find_generator(self.class_path, self.search_path)
         arguments = {**defaults_of(cls), **self.init_args}
+        arguments = as_hinted(cls, arguments)
         return {"class_path": self.class_path, "init_args": {k: _plain(v) for k, v in sorted(arguments.items())}}
 
     def fingerprint(self, parents: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +91,11 @@ class GeneratorSpec:
             name: "<path>" if value is not None and parents and "Path" in repr(hints.get(name)) else value
             for name, value in recipe["init_args"].items()
         }
-        content = [recipe["class_path"], arguments, sorted(str(parent.get("sha256", parent)) for parent in parents)]
+        content = [
+            recipe["class_path"],
+            arguments,
+            [[parent.get("name"), str(parent.get("sha256", parent))] for parent in parents],
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -121,6 +126,19 @@ def restore_types(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def constructor_hints(cls: type) -> dict[str, Any]:
     """Parameter → type hint of a class's constructor."""
     return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+
+
+def as_hinted(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole number where a ``float`` is hinted becomes one, so that 2 and 2.0 are the same recipe."""
+    hints = constructor_hints(cls)
+
+    def floated(value: Any, hint: Any) -> Any:
+        options = {hint, *typing.get_args(hint)}
+        if type(value) is int and float in options and int not in options:
+            return float(value)
+        return value
+
+    return {name: floated(value, hints.get(name)) for name, value in arguments.items()}
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
@@ -154,8 +172,10 @@ def find_generator(name: str, search_path: Sequence[str] = ()) -> type[Generator
     module_name, _, class_name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"generator '{name}': cannot import module '{module_name}' ({error})") from error
+    except Exception as error:  # whatever the user's module raises, a SyntaxError for one
+        raise UserError(
+            f"generator '{name}': cannot import module '{module_name}' ({type(error).__name__}: {error})"
+        ) from error
     cls = getattr(module, class_name, None)
     if cls is None:
         classes = [n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, Generator)]

@@ -101,13 +101,22 @@ class LabelMap(Generator):
             "ICBM152 and CerebrA notices, see synth/anatomy/data/NOTICE" if self.own_reference else "as the label maps'"
         )
         return [
-            {"kind": "template" if self.own_reference else "label map", "name": path.name, "sha256": checksum, "licence": licence}
+            {
+                "kind": "template" if self.own_reference else "label map",
+                "name": path.name,
+                "sha256": checksum,
+                "licence": licence,
+            }
             for path, checksum in zip(self.paths, self._checksums, strict=True)
         ]
 
     def labels(self) -> dict[int, str]:
         """Every label number of the anatomies and its FreeSurfer name."""
-        found = {label.number: label.name for path in self.paths for label in load_anatomy(path).labels}
+        table = label_table()
+        numbers = {
+            n for path in self.paths for label in load_anatomy(path).labels for n in (label.number, label.partner)
+        }
+        found = {number: table[number].name for number in numbers}
         return dict(sorted(found.items()))
 
     def draw(self, rng: np.random.Generator) -> Params:
@@ -151,10 +160,9 @@ class LabelMap(Generator):
         """The volume: label map of the person as deformed, image of it on the scanner, volumes measured on the label."""
         from synth.appearance.kernel import render_labels, source_positions
 
-        path = self.paths[params["anatomy"]]
-        anatomy = load_anatomy(path)
+        anatomy = load_anatomy(self.paths[params["anatomy"]])
         person = Person(**params["person"]) if params["person"] else None
-        box = morphometry.velocity_grid(path, tuple(effects()))
+        box = morphometry.velocity_grid(anatomy, tuple(effects()))
         moved = self._displacement(anatomy, box, person, params)
         mean, sd = self._tissue_arrays(anatomy, params["contrast"])
         label = np.empty(self.shape, np.uint8)
@@ -186,13 +194,12 @@ class LabelMap(Generator):
         """``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels: morphometry and individual warp in one flow."""
         if person is None:
             return np.zeros((*box.shape, 3), np.float32)
-        strength = morphometry.sources(box, wanted_changes(anatomy, person, self.own_reference))
-        flow = morphometry.velocity(anatomy, box, strength)
+        flow = morphometry.morphometry_velocity(anatomy, box, wanted_changes(anatomy, person, self.own_reference))
         rng = rng_for(params["warp_seed"], 0, "warp")
         warp_mm = 2.0 * self.warp_mm if self.deformation == "strong" else self.warp_mm
         if warp_mm > 0:
             flow += morphometry.random_velocity(rng, box, warp_mm, self.warp_length_mm)
-        return np.ascontiguousarray(np.moveaxis(morphometry.displacement(flow, box), 0, -1))
+        return morphometry.displacement(flow, box)
 
     def _tissue_arrays(self, anatomy: Anatomy, contrast: dict[str, list[float]]) -> tuple[Any, Any]:
         pairs = [contrast[label.structure] for label in anatomy.labels]

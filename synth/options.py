@@ -120,6 +120,8 @@ def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, 
             if key not in names:
                 raise UserError(f"--config {text}: unknown name '{key}'; near: {near(key, names)}")
             if key == _generator_parameter(function) and isinstance(value, Mapping):
+                for word in set(value) - {"class_path", "init_args"}:
+                    raise UserError(f"--config {text}: unknown name '{word}' in {key}; expected class_path, init_args")
                 values["generator"] = value.get("class_path", "LabelMap")
                 values |= {f"generator.{k}": v for k, v in (value.get("init_args") or {}).items()}
             else:
@@ -198,6 +200,8 @@ def parse_value(value: Any, hint: Any, name: str) -> Any:
     """``value`` (text from the command line or a YAML value) as the type ``hint``; UserError naming ``name`` else."""
     import jsonargparse
 
+    if typing.get_args(hint) == (str, ...) and isinstance(value, str) and not value.startswith("["):
+        value = [word.strip() for word in value.split(",") if word.strip()]  # words stay words: 1, true and null too
     text = value if isinstance(value, str) else json.dumps(_plain(value))
     if (
         "tuple" in repr(hint)

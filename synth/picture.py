@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synth.corpus import Corpus
+from synth.errors import UserError
 
 
 def label_colours(label: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
@@ -68,7 +69,10 @@ def caption(corpus: Corpus, index: int) -> str:
 
 def save_png(sheet: Any, path: Path) -> None:
     """Write a figure as PNG."""
-    sheet.savefig(path, dpi=110, facecolor=sheet.get_facecolor(), format="png")
+    try:
+        sheet.savefig(path, dpi=110, facecolor=sheet.get_facecolor(), format="png")
+    except OSError as error:
+        raise UserError(f"cannot write '{path}' ({error.strerror or error}); choose a folder you may write") from error
 
 
 def png_bytes(sheet: Any, dpi: int = 90) -> bytes:

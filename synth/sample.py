@@ -39,7 +39,7 @@ class Sample:
             raise ValueError(f"image has shape {image.shape}; expected four axes [C, D, H, W]")
         if not np.isfinite(image).all():
             raise ValueError("image holds NaN or infinity; every voxel must be finite")
-        if affine.shape != (4, 4) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
             raise ValueError(f"affine has shape {affine.shape} or is singular; expected an invertible 4×4 matrix in mm")
         if self.label is not None:
             label = np.asarray(self.label)
@@ -64,9 +64,12 @@ def _covariate(name: str, value: object) -> Covariate:
     if isinstance(value, str):
         return value
     try:
-        return float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(f"covariate '{name}' is {value!r}; expected a number or a word") from None
+    if not np.isfinite(number):
+        raise ValueError(f"covariate '{name}' is {number}; leave it out where it is missing")
+    return number
 
 
 def spacing_of(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:

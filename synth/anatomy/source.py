@@ -78,13 +78,19 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@lru_cache(maxsize=32)
 def load_anatomy(path: Path) -> Anatomy:
     """Read, check and canonicalise one label map.
 
     Raises:
         UserError: unreadable or truncated file, not 3-D, NaN, non-integer or unknown labels, nothing intracranial.
     """
+    path = path.resolve()
+    state = path.stat()
+    return _load_anatomy(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=32)
+def _load_anatomy(path: Path, changed: int, size: int) -> Anatomy:
     data, spacing = _read(path)
     if data.min() < 0 or data.max() > 65535:
         check_known([data.min(), data.max()], f"label map '{path}'")

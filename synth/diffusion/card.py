@@ -26,33 +26,59 @@ def write_card(weights: DiffusionWeights) -> None:
     spacing = " × ".join(f"{step:g}" for step in spacing_of(weights.affine))
     recipe = corpus["recipe"]["generator"]
     lines = [
-        "# Latent diffusion of brain MRI", "",
-        f"Networks of size {config['size']}, volumes of {grid} voxels of {spacing} mm (RAS+), intensities 0 to 1.", "",
-        "## Generate", "",
-        "```", f"brainloom synth generate --generator Diffusion --generator.weights {weights.path.as_posix()} "
-        "--count 8 --out ldm.zarr", "```", "", "![four samples](samples.png)", "",
-        "## Told", "", *[f"- {_told(condition)}" for condition in weights.conditions], "",
-        "## Training corpus", "",
+        "# Latent diffusion of brain MRI",
+        "",
+        f"Networks of size {config['size']}, volumes of {grid} voxels of {spacing} mm (RAS+), intensities 0 to 1.",
+        "",
+        "## Generate",
+        "",
+        "```",
+        f"brainloom synth generate --generator Diffusion --generator.weights {weights.path.as_posix()} "
+        "--count 8 --out ldm.zarr",
+        "```",
+        "",
+        "![four samples](samples.png)",
+        "",
+        "## Told",
+        "",
+        *[f"- {_told(condition)}" for condition in weights.conditions],
+        "",
+        "## Training corpus",
+        "",
         f"`{corpus['name']}`: {corpus['count']} volumes, seed {corpus['seed']}, identity `{corpus['identity']}`, "
-        f"made by generator {recipe['class_path']} with:", "",
-        "```json", json.dumps(recipe["init_args"], indent=1), "```", "",
-        "It derives from:", "", *[f"- {_parent(parent)}" for parent in corpus["parents"]], "",
-        "Licences that came with it: " + ("; ".join(corpus["licences"]) or "none named") + ".", "",
-        "## Training", "",
+        f"made by generator {recipe['class_path']} with:",
+        "",
+        "```json",
+        json.dumps(recipe["init_args"], indent=1),
+        "```",
+        "",
+        "It derives from:",
+        "",
+        *[f"- {_parent(parent)}" for parent in corpus["parents"]],
+        "",
+        "Licences that came with it: " + ("; ".join(corpus["licences"]) or "none named") + ".",
+        "",
+        "## Training",
+        "",
         f"Autoencoder {options['autoencoder_steps']} steps (last loss {losses['autoencoder']:.4f}; absolute error, KL), "
         f"U-Net {options['diffusion_steps']} steps ({losses['diffusion']:.4f}; squared error, {_prediction(config)}), "
         f"batch {options['batch_size']}, seed {options['seed']}. No adversarial or perceptual loss, so volumes are "
-        "smoother than real ones.", "",
-        "## Limits", "",
+        "smoother than real ones.",
+        "",
+        "## Limits",
+        "",
         "Volumes show what the training corpus shows and no more. Whoever is in that corpus, or in what it was made "
-        "from, must not be in a test set of anything trained on these volumes. Not for clinical use.", "",
+        "from, must not be in a test set of anything trained on these volumes. Not for clinical use.",
+        "",
     ]
     write_atomically(weights.path / "README.md", "\n".join(lines))
 
 
 def _told(condition: Condition) -> str:
     if not condition.words:
-        return f"{condition.name}: {condition.low:g} to {condition.high:g}" + (" years" if condition.name == "age" else "")
+        return f"{condition.name}: {condition.low:g} to {condition.high:g}" + (
+            " years" if condition.name == "age" else ""
+        )
     shares = zip(condition.words, condition.shares, strict=True)
     return f"{condition.name}: " + ", ".join(f"{word} ({share:.0%})" for word, share in shares)
 

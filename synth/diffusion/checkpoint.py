@@ -39,8 +39,14 @@ class Stage:
     def state(self, step: int) -> dict[str, Any]:
         """Everything needed to go on after ``step`` steps."""
         average = None if self.average is None else self.average.state_dict()
-        return {"stage": self.name, "step": step, "loss": self.loss, "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "average": average}
+        return {
+            "stage": self.name,
+            "step": step,
+            "loss": self.loss,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average,
+        }
 
     def load(self, state: dict[str, Any]) -> int:
         """Take up a state; returns the steps done."""
@@ -71,8 +77,10 @@ class Keeper:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             return stage.load(state) if state["stage"] == stage.name else 0
         except Exception as error:
-            raise UserError(f"checkpoint '{self.path}' is damaged ({' '.join(str(error).split())[:100]}); "
-                            "delete it to begin this stage again") from error
+            raise UserError(
+                f"checkpoint '{self.path}' is damaged ({' '.join(str(error).split())[:100]}); "
+                "delete it to begin this stage again"
+            ) from error
 
     def keep(self, stage: Stage, step: int) -> None:
         """Write the state, unless the last writing was moments ago."""

@@ -74,9 +74,13 @@ def learn(corpus: Corpus, names: Sequence[str]) -> list[Condition]:
     table = corpus.covariates()
     for name in names:
         if name not in table.columns:
-            raise UserError(f"corpus '{corpus.path}' has no covariate '{name}'; near names: {near(name, table.columns)}")
+            raise UserError(
+                f"corpus '{corpus.path}' has no covariate '{name}'; near names: {near(name, table.columns)}"
+            )
         if missing := int(table[name].isna().sum()):
-            raise UserError(f"covariate '{name}' is missing in {missing} volume(s) of '{corpus.path}'; expected it in all")
+            raise UserError(
+                f"covariate '{name}' is missing in {missing} volume(s) of '{corpus.path}'; expected it in all"
+            )
     return [_learn_one(name, table[name].tolist()) for name in names]
 
 

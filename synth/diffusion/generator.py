@@ -59,7 +59,9 @@ class Diffusion(Generator):
         for option, name, given in (("ages", "age", ages), ("diagnoses", "diagnosis", diagnoses)):
             if given and name not in [condition.name for condition in self.conditions]:
                 told = ", ".join(condition.name for condition in self.conditions)
-                raise UserError(f"{option} was given, but the weights '{weights}' are not told {name}; they are told {told}")
+                raise UserError(
+                    f"{option} was given, but the weights '{weights}' are not told {name}; they are told {told}"
+                )
 
     def draw(self, rng: np.random.Generator) -> Params:
         """Who, and the seed of the noise."""
@@ -87,7 +89,9 @@ class Diffusion(Generator):
             mean = torch.tensor(config["latent_mean"], device=device)[None, :, None, None, None]
             image = decode_volume(autoencoder, size, latent / config["scale_factor"] + mean, before, self.weights.shape)
         if not np.isfinite(image).all():
-            raise ValueError(f"weights '{self.weights.path}' gave NaN or infinity; train them again with another --seed")
+            raise ValueError(
+                f"weights '{self.weights.path}' gave NaN or infinity; train them again with another --seed"
+            )
         return Sample(image, None, params["conditions"], self.weights.affine)
 
     def parents(self) -> list[dict[str, Any]]:
@@ -122,8 +126,10 @@ def _narrowed(condition: Condition, ages: tuple[float, float] | None, diagnoses:
     """The condition as it is drawn: within the ages and diagnoses that were asked for."""
     if condition.name == "age" and ages is not None:
         if len(ages) != 2 or not condition.low <= ages[0] <= ages[1] <= condition.high:
-            raise UserError(f"ages is {','.join(map(str, ages))}; expected youngest,oldest within the trained range "
-                            f"{condition.low:g},{condition.high:g}")
+            raise UserError(
+                f"ages is {','.join(map(str, ages))}; expected youngest,oldest within the trained range "
+                f"{condition.low:g},{condition.high:g}"
+            )
         return Condition("age", float(ages[0]), float(ages[1]))
     if condition.name == "diagnosis" and diagnoses:
         unknown = [word for word in diagnoses if word not in condition.words]

@@ -72,11 +72,39 @@ SIZES = {
     # two CPU cores, minutes
     "tiny": Size(2, 4, (16, 32), 1, 8, (32, 64), 1, 16, (False, True), (0, 64), False, "v_prediction", 3e-3, 2e-3),
     # one GPU, hours; 128³ and finer
-    "small": Size(1, 3, (32, 64, 64), 1, 16, (64, 128, 256), 1, 32, (False, True, True), (0, 128, 256), True,
-                  "v_prediction", 5e-4, 5e-4),
+    "small": Size(
+        1,
+        3,
+        (32, 64, 64),
+        1,
+        16,
+        (64, 128, 256),
+        1,
+        32,
+        (False, True, True),
+        (0, 128, 256),
+        True,
+        "v_prediction",
+        5e-4,
+        5e-4,
+    ),
     # Pinaya et al. 2022, arXiv:2209.07162; values of MONAI's bundle: 13.8 M and 553 M parameters
-    "published": Size(1, 3, (64, 128, 128, 128), 2, 32, (256, 512, 768), 2, 32, (False, True, True), (0, 512, 768),
-                      True, "epsilon", 5e-5, 2.5e-5),
+    "published": Size(
+        1,
+        3,
+        (64, 128, 128, 128),
+        2,
+        32,
+        (256, 512, 768),
+        2,
+        32,
+        (False, True, True),
+        (0, 512, 768),
+        True,
+        "epsilon",
+        5e-5,
+        2.5e-5,
+    ),
 }
 
 
@@ -84,9 +112,17 @@ def build_autoencoder(size: Size) -> AutoencoderKL:
     """Autoencoder ``[B, fold³, D, H, W]`` → mean and sd ``[B, latent_channels, d, h, w]`` → back; no attention."""
     levels = len(size.channels)
     return AutoencoderKL(
-        spatial_dims=3, in_channels=size.fold**3, out_channels=size.fold**3, latent_channels=size.latent_channels,
-        channels=size.channels, num_res_blocks=(size.blocks,) * levels, norm_num_groups=size.groups, norm_eps=1e-6,
-        attention_levels=(False,) * levels, with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
+        spatial_dims=3,
+        in_channels=size.fold**3,
+        out_channels=size.fold**3,
+        latent_channels=size.latent_channels,
+        channels=size.channels,
+        num_res_blocks=(size.blocks,) * levels,
+        norm_num_groups=size.groups,
+        norm_eps=1e-6,
+        attention_levels=(False,) * levels,
+        with_encoder_nonlocal_attn=False,
+        with_decoder_nonlocal_attn=False,
     )
 
 
@@ -94,11 +130,20 @@ def build_unet(size: Size, conditions: int) -> DiffusionModelUNet:
     """U-Net told a vector of ``conditions`` numbers twice, as Pinaya et al. 2022 do: as constant maps beside the
     latent (hence latent_channels + conditions inputs) and by cross-attention."""
     return DiffusionModelUNet(
-        spatial_dims=3, in_channels=size.latent_channels + conditions, out_channels=size.latent_channels,
-        channels=size.unet_channels, num_res_blocks=size.unet_blocks, attention_levels=size.attention,
-        norm_num_groups=size.unet_groups, norm_eps=1e-6, resblock_updown=size.resblock_updown,
-        num_head_channels=size.head_channels, with_conditioning=True, transformer_num_layers=1,
-        cross_attention_dim=conditions, upcast_attention=True,
+        spatial_dims=3,
+        in_channels=size.latent_channels + conditions,
+        out_channels=size.latent_channels,
+        channels=size.unet_channels,
+        num_res_blocks=size.unet_blocks,
+        attention_levels=size.attention,
+        norm_num_groups=size.unet_groups,
+        norm_eps=1e-6,
+        resblock_updown=size.resblock_updown,
+        num_head_channels=size.head_channels,
+        with_conditioning=True,
+        transformer_num_layers=1,
+        cross_attention_dim=conditions,
+        upcast_attention=True,
     )
 
 
@@ -164,7 +209,9 @@ def margins(shape: tuple[int, int, int], size: Size) -> tuple[tuple[int, int], .
     """
     if min(shape) < size.multiple // 2:
         grid = "×".join(map(str, shape))
-        raise UserError(f"volumes of {grid} voxels are too small for this size of networks; expected at least "
-                        f"{size.multiple // 2} along each axis: choose a smaller --size or a finer corpus")
+        raise UserError(
+            f"volumes of {grid} voxels are too small for this size of networks; expected at least "
+            f"{size.multiple // 2} along each axis: choose a smaller --size or a finer corpus"
+        )
     spare = [-n % size.multiple for n in shape]
     return tuple((n // 2, n - n // 2) for n in spare)

@@ -34,9 +34,7 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return rng_for(seed, 0, "diffusion noise").standard_normal(shape, np.float32)
 
 
-def sample_latent(
-    unet: nn.Module, size: Size, noise: Tensor, vector: Tensor, steps: int, guidance: float
-) -> Tensor:
+def sample_latent(unet: nn.Module, size: Size, noise: Tensor, vector: Tensor, steps: int, guidance: float) -> Tensor:
     """Latents ``[B, c, d, h, w]`` (in units of the scaled latent) from ``noise`` under conditions ``vector`` [B, K].
 
     ``guidance`` 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &

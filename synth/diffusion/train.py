@@ -117,8 +117,9 @@ def train_diffusion(corpus: Path, out: Path, options: TrainOptions) -> None:
     conditions = learn(opened, options.conditions)
     identity = hashlib.sha256(json.dumps([opened.identity(), dataclasses.asdict(options)]).encode()).hexdigest()
     if not _claim(out, identity, options):
-        course = Course(opened, out, options, conditions, _intensity(opened), networks.best_device(),
-                        Keeper(out / CHECKPOINT))
+        course = Course(
+            opened, out, options, conditions, _intensity(opened), networks.best_device(), Keeper(out / CHECKPOINT)
+        )
         autoencoder, autoencoder_loss = _learn_autoencoder(course)
         latents = _Latents.of(course, autoencoder)
         diffusion_loss = _learn_diffusion(course, latents)
@@ -237,8 +238,9 @@ def _one_step(stage: Stage, step: int, loss_of: Callable[[int], Tensor]) -> None
     loss = loss_of(step)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise UserError(f"the loss of the {stage.name} is {value} at step {step}; try another --seed "
-                        "or a larger --batch-size")
+        raise UserError(
+            f"the loss of the {stage.name} is {value} at step {step}; try another --seed or a larger --batch-size"
+        )
     stage.loss = value if math.isnan(stage.loss) else LOSS_MEMORY * stage.loss + (1 - LOSS_MEMORY) * value
     stage.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -362,12 +364,20 @@ def _config(course: Course, latents: _Latents, losses: dict[str, float], identit
     from importlib.metadata import version
 
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "identity": identity,
-        "size": course.options.size, "networks": dataclasses.asdict(course.size),
-        "shape": list(course.shape), "affine": course.corpus.group.attrs["affine"],
-        "latent_shape": list(latents.scaled.shape[1:]), "latent_mean": latents.mean, "scale_factor": latents.scale,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "identity": identity,
+        "size": course.options.size,
+        "networks": dataclasses.asdict(course.size),
+        "shape": list(course.shape),
+        "affine": course.corpus.group.attrs["affine"],
+        "latent_shape": list(latents.scaled.shape[1:]),
+        "latent_mean": latents.mean,
+        "scale_factor": latents.scale,
         "conditions": [condition.as_json() for condition in course.conditions],
         "intensity": {"low": course.intensity[0], "high": course.intensity[1], "becomes": [0, 1]},
-        "options": dataclasses.asdict(course.options), "losses": losses, "corpus": course.corpus.parent(),
+        "options": dataclasses.asdict(course.options),
+        "losses": losses,
+        "corpus": course.corpus.parent(),
         "versions": {name: version(name) for name in ("brainloom", "torch", "monai", "safetensors")},
     }

@@ -77,8 +77,9 @@ def open_weights(path: Path) -> DiffusionWeights:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path / CONFIG}' is damaged or of another program; expected {FORMAT}") from error
     if found != (FORMAT, FORMAT_VERSION):
-        raise UserError(f"'{path}' holds {found[0]} version {found[1]}; "
-                        f"this brainloom reads {FORMAT} version {FORMAT_VERSION}")
+        raise UserError(
+            f"'{path}' holds {found[0]} version {found[1]}; this brainloom reads {FORMAT} version {FORMAT_VERSION}"
+        )
     return DiffusionWeights(path, config)
 
 

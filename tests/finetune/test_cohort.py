@@ -48,7 +48,7 @@ def test_missing_columns_are_named(bids: Path) -> None:
 
 def test_a_missing_scan_names_the_participant(bids: Path) -> None:
     shutil.rmtree(bids / "sub-synth000003")
-    with pytest.raises(UserError, match="sub-synth000003 .* has no scan"):
+    with pytest.raises(UserError, match=r"sub-synth000003 .* has no scan"):
         load_cohort(bids)
 
 

@@ -278,18 +278,19 @@ def test_a_larger_head_is_larger_by_what_was_asked(studio: Studio) -> None:
 @pytest.mark.parametrize("warp_mm", [0.0, 1.5, 3.0])
 @pytest.mark.parametrize("severity", [1.0, 2.0])
 def test_nothing_folds_even_in_the_oldest_and_the_most_ill(warp_mm: float, severity: float, studio: Studio) -> None:
-    anatomy, box = load_anatomy(builtin_path()), morphometry.velocity_grid(builtin_path(), tuple(effects()))
+    anatomy = load_anatomy(builtin_path())
+    box = morphometry.velocity_grid(anatomy, tuple(effects()))
     asked = wanted_changes(anatomy, studio.subject(age=90.0, diagnosis="AD", severity=severity), True)
-    flow = morphometry.velocity(anatomy, box, morphometry.sources(box, asked))
+    flow = morphometry.morphometry_velocity(anatomy, box, asked)
     if warp_mm:
         flow = flow + morphometry.random_velocity(rng_for(1, 0), box, warp_mm, 25.0)
-    moved = morphometry.displacement(flow, box) / np.array(box.step, np.float32)[:, None, None, None]
+    moved = np.moveaxis(morphometry.displacement(flow, box) / np.array(box.step, np.float32), -1, 0)
     assert np.abs(moved).max() > 1, "nothing moved, so nothing was tested"
     jacobian = np.stack([np.stack(np.gradient(part)) for part in moved]) + np.eye(3)[:, :, None, None, None]
     assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0
 
 
 def test_the_random_warp_has_the_strength_it_says() -> None:
-    box = morphometry.velocity_grid(builtin_path(), tuple(effects()))
+    box = morphometry.velocity_grid(load_anatomy(builtin_path()), tuple(effects()))
     flows = [morphometry.random_velocity(rng_for(seed, 0), box, 1.5, 25.0) for seed in range(4)]
     assert np.std(flows) == pytest.approx(1.5, rel=0.1)
