@@ -27,9 +27,21 @@ class Size:
 
 SIZES = {
     "full": Size(
-        1024, 600, {("sfcn_s", "supervised"): 750, ("vit_xs", "supervised"): 500, ("vit_xs", "mae"): 500}, 3, 40, 20
+        volumes=1024,
+        people=480,
+        steps={("sfcn_s", "supervised"): 650, ("vit_xs", "supervised"): 450, ("vit_xs", "mae"): 400},
+        seeds=3,
+        labels=40,
+        epochs=15,
     ),
-    "tiny": Size(48, 96, {("sfcn_s", "supervised"): 8, ("vit_xs", "supervised"): 8, ("vit_xs", "mae"): 8}, 2, 16, 1),
+    "tiny": Size(
+        volumes=48,
+        people=96,
+        steps={("sfcn_s", "supervised"): 8, ("vit_xs", "supervised"): 8, ("vit_xs", "mae"): 8},
+        seeds=2,
+        labels=16,
+        epochs=1,
+    ),
 }
 
 

@@ -19,7 +19,7 @@ def generate(
     generator: GeneratorSpec = DEFAULT,
     seed: int = 0,
     workers: int | None = None,
-    shard_size: int = 32,
+    shard_size: int = 16,
     dtype: Literal["float16", "float32"] = "float16",
     address: str | None = None,
 ) -> int:
@@ -74,6 +74,11 @@ def inspect(corpus: Path, /, png: Path | None = None, rows: int = 6) -> int:
     from synth.sample import spacing_of
 
     opened = Corpus(corpus)
+    if png is not None:
+        if rows < 1:
+            raise UserError(f"--rows is {rows}; expected 1 or more")
+        step = max(1, len(opened) // rows)
+        save_png(figure(opened, list(range(0, len(opened), step))[:rows]), png)
     generator = opened.header.recipe["generator"]
     entry = opened.entry(0)
     spacing = " × ".join(f"{s:g}" for s in spacing_of(entry["affine"]))
@@ -86,10 +91,6 @@ def inspect(corpus: Path, /, png: Path | None = None, rows: int = 6) -> int:
         for name in table.columns:
             print("  " + _summary(name, table[name]))
     if png is not None:
-        if rows < 1:
-            raise UserError(f"--rows is {rows}; expected 1 or more")
-        step = max(1, len(opened) // rows)
-        save_png(figure(opened, list(range(0, len(opened), step))[:rows]), png)
         print(f"picture: {png}")
     return 0
 

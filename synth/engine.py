@@ -32,7 +32,7 @@ class Job:
     count: int
     seed: int
     out: Path
-    shard_size: int = 32
+    shard_size: int = 16
     dtype: str = "float16"
 
 
