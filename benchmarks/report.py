@@ -70,7 +70,7 @@ def write_report(story: Story, out: Path) -> Path:
     results = [json.loads((folder / "results.json").read_text()) for folder in story.experiments]
     body = [
         "<h1>brainloom report</h1>",
-        f'<p class="finding">{escape(finding(results))}</p>',
+        '<div class="finding">' + "".join(f"<p>{escape(sentence)}</p>" for sentence in findings(results)) + "</div>",
         said_plainly(results, story),
         *(section(one, folder) for one, folder in zip(results, story.experiments, strict=True)),
         learning(story),
@@ -107,8 +107,8 @@ def best(results: dict[str, Any], kinds: tuple[str, ...]) -> dict[str, Any] | No
     return max(arms, key=lambda arm: sign * arm["metrics"][hardest_set(results)][metric]["value"], default=None)
 
 
-def finding(results: list[dict[str, Any]]) -> str:
-    """The first line: per task the best pre-trained arm against scratch, and whether a control did better."""
+def findings(results: list[dict[str, Any]]) -> list[str]:
+    """The first lines: per task the best pre-trained arm against scratch, and whether a control did better."""
     sentences = []
     for one in results:
         metric, higher = main_metric(one)
@@ -133,7 +133,7 @@ def finding(results: list[dict[str, Any]]) -> str:
         sentences.append(
             "The people are simulated: this ranks methods under a known truth and says nothing about patients."
         )
-    return " ".join(sentences)
+    return sentences
 
 
 def _value(arm: dict[str, Any], where: str, metric: str) -> str:
@@ -183,6 +183,10 @@ def section(results: dict[str, Any], folder: Path) -> str:
     ]
     parts.append(
         f'<div class="figure scroll" role="img" aria-label="arms with intervals">{figures.forest(results)}</div>'
+    )
+    parts.append(
+        "<p><small>Dots are means over seeds, bars 95 % intervals. Orange: trained from scratch; yellow: untrained and "
+        "frozen; blue: pre-trained; grey: controls without a network.</small></p>"
     )
     chosen = best(results, ("pretrained",)) or best(results, ("scratch", "untrained"))
     predictions = folder / "predictions.tsv"

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth.diffusion.conditions import Condition, encode
-from synth.diffusion.weights import AUTOENCODER, DIFFUSION, open_weights
+from synth.diffusion.weights import AUTOENCODER, DIFFUSION, LATENT_MEAN, open_weights
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed
 from synth.sample import Sample
 
 if TYPE_CHECKING:
-    from monai.networks.nets.autoencoderkl import AutoencoderKL
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+    from torch import Tensor
 
-    from synth.diffusion.networks import Size
+    from synth.diffusion.networks import Autoencoder
 
 
 class Diffusion(Generator):
@@ -79,15 +79,14 @@ class Diffusion(Generator):
         from synth.diffusion.networks import margins
         from synth.diffusion.sampling import decode_volume, noise_of, repeatable, sample_latent
 
-        size, autoencoder, unet = self._networks
-        config, device = self.weights.config, next(unet.parameters()).device
-        before = tuple(low for low, _ in margins(self.weights.shape, size))
+        autoencoder, unet, mean = self._networks
+        config, device = self.weights.config, mean.device
+        before = tuple(low for low, _ in margins(self.weights.shape, autoencoder.size))
         vector = torch.from_numpy(encode(self.conditions, params["conditions"]))[None].to(device)
-        noise = torch.from_numpy(noise_of(params["noise_seed"], (1, *config["latent_shape"]))).to(device)
+        noise = torch.from_numpy(noise_of(params["noise_seed"], mean.shape)).to(device)
         with repeatable():
-            latent = sample_latent(unet, size, noise, vector, self.steps, self.guidance)
-            mean = torch.tensor(config["latent_mean"], device=device)[None, :, None, None, None]
-            image = decode_volume(autoencoder, size, latent / config["scale_factor"] + mean, before, self.weights.shape)
+            latent = sample_latent(unet, autoencoder.size, noise, vector, self.steps, self.guidance)
+            image = decode_volume(autoencoder, latent / config["scale_factor"] + mean, before, self.weights.shape)
         if not np.isfinite(image).all():
             raise ValueError(
                 f"weights '{self.weights.path}' gave NaN or infinity; train them again with another --seed"
@@ -99,24 +98,27 @@ class Diffusion(Generator):
         return self.weights.parents()
 
     @cached_property
-    def _networks(self) -> tuple[Size, AutoencoderKL, DiffusionModelUNet]:
+    def _networks(self) -> tuple[Autoencoder, DiffusionModelUNet, Tensor]:
+        """Autoencoder, U-Net and the mean latent ``[1, c, d, h, w]`` on the device."""
         from synth.diffusion.conditions import width
-        from synth.diffusion.networks import Size, best_device, build_autoencoder, build_unet
+        from synth.diffusion.networks import Autoencoder, Size, best_device, build_unet
 
         size = Size.from_json(self.weights.config["networks"])
-        autoencoder, unet = build_autoencoder(size), build_unet(size, width(self.conditions))
+        autoencoder, unet, device = Autoencoder(size), build_unet(size, width(self.conditions)), best_device()
         _load(autoencoder, self.weights.path / AUTOENCODER)
-        _load(unet, self.weights.path / DIFFUSION)
-        device = best_device()
-        return size, autoencoder.to(device).eval(), unet.to(device).eval()
+        mean = _load(unet, self.weights.path / DIFFUSION)[LATENT_MEAN]
+        return autoencoder.to(device).eval(), unet.to(device).eval(), mean[None].to(device)
 
 
-def _load(network: Any, path: Path) -> None:
+def _load(network: Any, path: Path) -> dict[str, Tensor]:
+    """Fill the network from a file; returns the file's tensors, those that are not the network's too."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        network.load_state_dict(load_file(path))
+        tensors = load_file(path)
+        network.load_state_dict({name: tensor for name, tensor in tensors.items() if name != LATENT_MEAN})
+        return tensors
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets.autoencoderkl import AutoencoderKL
 from torch import Tensor, nn
 
 from synth.diffusion.conditions import UNTOLD
-from synth.diffusion.networks import Size, decode, foretell, sample_scheduler
+from synth.diffusion.networks import Autoencoder, Size, foretell, sample_scheduler
 from synth.keys import rng_for
 
 
@@ -53,9 +52,9 @@ def sample_latent(unet: nn.Module, size: Size, noise: Tensor, vector: Tensor, st
 
 
 def decode_volume(
-    autoencoder: AutoencoderKL, size: Size, latent: Tensor, before: tuple[int, ...], shape: tuple[int, int, int]
+    autoencoder: Autoencoder, latent: Tensor, before: tuple[int, ...], shape: tuple[int, int, int]
 ) -> npt.NDArray[np.float32]:
     """One volume ``[1, D, H, W]`` in [0, 1]: decoded, the padding cut off."""
-    padded = decode(autoencoder, size, latent)[0]
+    padded = autoencoder.decode(latent)[0]
     window = tuple(slice(start, start + n) for start, n in zip(before, shape, strict=True))
     return padded[(slice(None), *window)].clamp(0, 1).float().cpu().numpy()

@@ -7,16 +7,16 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets.autoencoderkl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,13 +27,21 @@ from synth.diffusion.card import write_card, write_picture
 from synth.diffusion.checkpoint import Keeper, Stage, write_whole
 from synth.diffusion.conditions import UNTOLD, Condition, learn, width
 from synth.diffusion.conditions import encode as encode_conditions
-from synth.diffusion.weights import AUTOENCODER, CONFIG, DIFFUSION, FORMAT, FORMAT_VERSION, DiffusionWeights
+from synth.diffusion.weights import (
+    AUTOENCODER,
+    CONFIG,
+    DIFFUSION,
+    FORMAT,
+    FORMAT_VERSION,
+    LATENT_MEAN,
+    DiffusionWeights,
+)
 from synth.errors import UserError, near
 from synth.keys import rng_for
 from synth.progress import progress_bar
 
 MARK, CHECKPOINT = "training.json", "checkpoint.pt"
-KL_WEIGHT = 1e-6  # of the sum over a volume's latent, as in Rombach et al. 2022
+KL_WEIGHT = 1e-8  # of the sum over a volume's latent; 1e-6 (Rombach et al. 2022) emptied half the channels here
 UNTOLD_SHARE = 0.1  # of volumes shown without conditions, so that guidance works (Ho & Salimans 2022)
 EMA_DECAY = 0.999
 LOSS_MEMORY = 0.98
@@ -178,12 +186,16 @@ def _finish(out: Path) -> None:
 
 def _intensity(corpus: Corpus) -> tuple[float, float]:
     """The values that become 0 and 1: 0.1 % and 99.9 % of the voxels of up to 64 volumes spread over the corpus."""
-    chosen = np.unique(np.linspace(0, len(corpus) - 1, STATISTICS_VOLUMES).astype(int))
-    ends = [np.percentile(corpus.image(int(index)).astype(np.float32), [0.1, 99.9]) for index in chosen]
+    ends = [np.percentile(corpus.image(int(i)).astype(np.float32), [0.1, 99.9]) for i in spread_over(corpus)]
     low, high = np.median(ends, axis=0)
     if not high > low:
         raise UserError(f"the volumes of '{corpus.path}' are of one value; there is nothing to learn from them")
     return float(low), float(high)
+
+
+def spread_over(corpus: Corpus) -> npt.NDArray[np.integer[Any]]:
+    """Numbers of up to 64 volumes evenly spread over a corpus, for statistics."""
+    return np.unique(np.linspace(0, len(corpus) - 1, STATISTICS_VOLUMES).astype(int))
 
 
 def batch_of(seed: int, step: int, count: int, batch_size: int) -> npt.NDArray[np.integer[Any]]:
@@ -259,56 +271,58 @@ def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(enabled))
 
 
-def _learn_autoencoder(course: Course) -> tuple[AutoencoderKL, float]:
+def _learn_autoencoder(course: Course) -> tuple[networks.Autoencoder, float]:
     """The trained autoencoder, from its file if an interrupted run had come that far, and its last loss."""
     options, path = course.options, course.out / AUTOENCODER
-    model = _initialised(options.seed, lambda: networks.build_autoencoder(course.size))
+    model: networks.Autoencoder = _initialised(options.seed, lambda: networks.Autoencoder(course.size))
     if path.exists():
         model.load_state_dict(load_file(path))
         return model.to(course.device).eval(), _loss_in(path)
+    model.start_from(course.volumes(index) for index in spread_over(course.corpus)[:, None])
     stage = _stage("autoencoder", model, course.size.autoencoder_rate, course, averaged=False)
 
     def loss_of(step: int) -> Tensor:
         image = course.volumes(batch_of(options.seed, step, len(course.corpus), options.batch_size))
         with _autocast(course.device):
-            return _autoencoder_loss(model, course.size, image, rng_for(options.seed, step, "autoencoder noise"))
+            return _autoencoder_loss(model, image, rng_for(options.seed, step, "autoencoder noise"))
 
     _fit(stage, options.autoencoder_steps, loss_of, course)
     _save(stage.model, path, stage.loss)
     return model.eval(), stage.loss
 
 
-def _autoencoder_loss(model: AutoencoderKL, size: networks.Size, image: Tensor, rng: np.random.Generator) -> Tensor:
+def _autoencoder_loss(model: networks.Autoencoder, image: Tensor, rng: np.random.Generator) -> Tensor:
     """Mean absolute error of the reconstruction plus the weighted Kullback-Leibler divergence to N(0, 1)."""
-    mean, sd = (part.float() for part in networks.encode(model, size, image))
+    mean, sd = model.encode(image)
     noise = torch.from_numpy(rng.standard_normal(mean.shape, np.float32)).to(mean.device)
-    back = networks.decode(model, size, mean + sd * noise)
+    back = model.decode(mean + sd * noise)
     divergence = 0.5 * (mean**2 + sd**2 - 2 * torch.log(sd) - 1).sum() / len(image)
-    return F.l1_loss(back.float(), image) + KL_WEIGHT * divergence
+    return F.l1_loss(back, image) + KL_WEIGHT * divergence
 
 
 @dataclass(frozen=True)
 class _Latents:
-    """Latent means of the whole corpus ``[N, c, d, h, w]``, with mean [c] taken off and scaled to variance 1."""
+    """Latent means of the whole corpus: ``scaled`` [N, c, d, h, w] = (latent − ``mean`` [c, d, h, w]) × ``scale``."""
 
     scaled: Tensor
-    mean: list[float]
+    mean: Tensor
     scale: float
 
     @classmethod
-    def of(cls, course: Course, autoencoder: AutoencoderKL) -> _Latents:
+    def of(cls, course: Course, autoencoder: networks.Autoencoder) -> _Latents:
+        """Encode the corpus. The mean is taken off cell by cell, so that a short training need not learn where a head
+        is; the rest is scaled to variance 1 (Rombach et al. 2022)."""
         count = len(course.corpus)
         parts = []
         with progress_bar("encode", "volumes") as progress, torch.inference_mode():
             for start in range(0, count, course.options.batch_size):
                 indices = np.arange(start, min(count, start + course.options.batch_size))
-                parts.append(networks.encode(autoencoder, course.size, course.volumes(indices))[0].float().cpu())
+                parts.append(autoencoder.encode(course.volumes(indices))[0].cpu())
                 progress(int(indices[-1]) + 1, count)
         latents = torch.cat(parts).clone()
-        mean = latents.mean(dim=(0, 2, 3, 4))
-        centred = latents - mean[:, None, None, None]
-        scale = 1.0 / max(float(centred.std()), 1e-6)
-        return cls(centred * scale, [float(value) for value in mean], scale)
+        mean = latents.mean(dim=0)
+        scale = 1.0 / max(float((latents - mean).std()), 1e-6)
+        return cls((latents - mean) * scale, mean, scale)
 
 
 def _learn_diffusion(course: Course, latents: _Latents) -> float:
@@ -329,7 +343,7 @@ def _learn_diffusion(course: Course, latents: _Latents) -> float:
 
     _fit(stage, options.diffusion_steps, loss_of, course)
     assert stage.average is not None
-    _save(stage.average, path, stage.loss)
+    _save(stage.average, path, stage.loss, {LATENT_MEAN: latents.mean})
     return stage.loss
 
 
@@ -347,8 +361,8 @@ def _diffusion_loss(
     return F.mse_loss(answer.float(), wanted)
 
 
-def _save(model: nn.Module, path: Path, loss: float) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def _save(model: nn.Module, path: Path, loss: float, further: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in {**model.state_dict(), **further}.items()}
     write_whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt", "loss": repr(loss)}))
 
 
@@ -372,7 +386,6 @@ def _config(course: Course, latents: _Latents, losses: dict[str, float], identit
         "shape": list(course.shape),
         "affine": course.corpus.group.attrs["affine"],
         "latent_shape": list(latents.scaled.shape[1:]),
-        "latent_mean": latents.mean,
         "scale_factor": latents.scale,
         "conditions": [condition.as_json() for condition in course.conditions],
         "intensity": {"low": course.intensity[0], "high": course.intensity[1], "becomes": [0, 1]},

@@ -16,6 +16,7 @@ from synth.errors import UserError
 
 FORMAT, FORMAT_VERSION = "brainloom-diffusion", 1
 CONFIG, AUTOENCODER, DIFFUSION = "config.json", "autoencoder.safetensors", "diffusion.safetensors"
+LATENT_MEAN = "latent_mean"  # a tensor beside the U-Net's: mean latent [c, d, h, w] of the training corpus
 FILES = (CONFIG, AUTOENCODER, DIFFUSION)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import Story, finding, write_report
+from benchmarks.report import Story, findings, write_report
 from synth.corpus import Corpus
 from synth.errors import UserError
 from tests.conftest import Run
@@ -75,13 +75,13 @@ def results(ours: float, control: float, simulated: bool = True) -> dict:
 
 
 def test_the_finding_says_when_a_control_wins_and_when_it_does_not() -> None:
-    assert "“volumes” does better" in finding([results(0.7, 0.8)])
-    assert "“volumes” does not do better" in finding([results(0.8, 0.7)])
+    assert "“volumes” does better" in " ".join(findings([results(0.7, 0.8)]))
+    assert "“volumes” does not do better" in " ".join(findings([results(0.8, 0.7)]))
 
 
 def test_the_finding_calls_simulated_people_simulated_and_real_ones_not() -> None:
-    assert "simulated" in finding([results(0.7, 0.8)])
-    assert "simulated" not in finding([results(0.7, 0.8, simulated=False)])
+    assert "simulated" in " ".join(findings([results(0.7, 0.8)]))
+    assert "simulated" not in " ".join(findings([results(0.7, 0.8, simulated=False)]))
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path, corpus: Corpus, run: Run) -> None:
