@@ -190,9 +190,10 @@ def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions,
             logger=CSVLogger(out, name="log", version=0),
             gradient_clip_val=1.0,
         )
-        trainer.fit(module, stream, ckpt_path=str(last) if last.exists() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, stream, ckpt_path=str(last) if last.exists() else None)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C; ours is given by the front door
+            raise KeyboardInterrupt from error
     return time.perf_counter() - started
 
 

@@ -164,6 +164,7 @@ class Autoencoder(nn.Module):
         variance, directions = torch.linalg.eigh(squares / count - torch.outer(centre, centre))
         spread = variance.flip(0)[: self.size.latent_channels].clamp_min(1e-6).sqrt()
         self.centre.copy_(centre)
+        import os; q = float(os.environ.get('WP', '0')); spread = spread**q * (spread**2).mean().sqrt() ** (1 - q)
         self.basis.copy_(directions.T.flip(0)[: self.size.latent_channels] * spread[:, None])
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
