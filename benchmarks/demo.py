@@ -57,17 +57,27 @@ def demo(
         size: full (about ten minutes on 2 cores) or tiny (a check that everything runs, its figures mean nothing).
         workers: Ray workers of the generator; 0 works without Ray.
     """
-    from benchmarks.report import Story, write_report
     from finetune.cli import table
 
-    chosen, clock = SIZES[size], Clock(out / "timings.json")
+    chosen, finished = SIZES[size], out / "finished.json"
+    if finished.is_file() and json.loads(finished.read_text()) == repr(chosen) and (out / "report.html").is_file():
+        for path in sorted((out / "results").glob("*/results.json")):
+            print(table(json.loads(path.read_text())))
+        print(f"nothing to do, all of it is there; report: {(out / 'report.html').resolve()}")
+        return 0
+    from benchmarks.report import Story, write_report
+    from synth.corpus import write_atomically
+
+    clock = Clock(out / "timings.json")
     corpora = _corpora(out, chosen, workers, clock)
     weights = _pretrain(out, chosen, clock)
     results = _finetune(out, chosen, weights, clock)
     for one in results.values():
         print(table(one))
     story = Story([out / "results" / task for task in results], corpora, weights, clock.seconds)
-    print(f"report: {write_report(story, out).resolve()}")
+    path = write_report(story, out)
+    write_atomically(finished, json.dumps(repr(chosen)))
+    print(f"report: {path.resolve()}")
     return 0
 
 

@@ -118,6 +118,6 @@ def _train(
                 loss = F.smooth_l1_loss(output, goal)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
+            if torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, 1.0)):  # see Pretraining's clipping
+                optimizer.step()
             schedule.step()

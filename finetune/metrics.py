@@ -67,7 +67,9 @@ def gain(metric: Callable[[Floats, Floats], float], target: Floats, ours: Floats
 
     def difference(who: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> float:
         theirs = seeds if len(other) == len(ours) else np.arange(len(other))
-        return sign * (_mean(metric, target[who], ours[seeds][:, who]) - _mean(metric, target[who], other[theirs][:, who]))
+        return sign * (
+            _mean(metric, target[who], ours[seeds][:, who]) - _mean(metric, target[who], other[theirs][:, who])
+        )
 
     values = _bootstrap(difference, target, len(ours))
     low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])

@@ -74,7 +74,7 @@ class Size:
 SIZES = {
     # two CPU cores, minutes
     "tiny": Size(
-        2, 8, True, (16, 32), 1, 8, (32, 64), 1, 16, (False, True), (0, 64), False, "v_prediction", 2e-3, 2e-3
+        2, 4, True, (16, 32), 1, 8, (32, 64), 1, 16, (False, True), (0, 64), False, "v_prediction", 2e-3, 2e-3
     ),
     # one GPU, hours; 128³ and finer
     "small": Size(
@@ -119,8 +119,8 @@ class Autoencoder(nn.Module):
     """MONAI's AutoencoderKL without attention, on folded images and, in small sizes, beside a linear shortcut.
 
     The shortcut is a principal component analysis of blocks of factor³ voxels: the latent mean begins as the blocks'
-    whitened components, the image as what these give back, and the networks add to both. So a few hundred steps are
-    enough on a CPU. (Residual autoencoding: Chen et al. 2024, arXiv:2410.10733, there with plain block means.)
+    components (all on one scale, so that an error in a faint one stays faint), the image as what these give back, and
+    the networks add to both. So a few hundred steps are enough on a CPU. (Residual autoencoding: Chen et al. 2024, arXiv:2410.10733, there with plain block means.)
     """
 
     basis: Tensor
@@ -162,10 +162,9 @@ class Autoencoder(nn.Module):
             count, total, squares = count + blocks.shape[1], total + blocks.sum(1), squares + blocks @ blocks.T
         centre = total / count
         variance, directions = torch.linalg.eigh(squares / count - torch.outer(centre, centre))
-        spread = variance.flip(0)[: self.size.latent_channels].clamp_min(1e-6).sqrt()
+        scale = variance.flip(0)[: self.size.latent_channels].clamp_min(1e-6).mean().sqrt()
         self.centre.copy_(centre)
-        import os; q = float(os.environ.get('WP', '0')); spread = spread**q * (spread**2).mean().sqrt() ** (1 - q)
-        self.basis.copy_(directions.T.flip(0)[: self.size.latent_channels] * spread[:, None])
+        self.basis.copy_(directions.T.flip(0)[: self.size.latent_channels] * scale)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[B, c, d, h, w]`` of the latent of padded images ``[B, 1, D, H, W]``."""

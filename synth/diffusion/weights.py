@@ -54,9 +54,15 @@ class DiffusionWeights:
         whole = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
         corpus = dict(self.config["corpus"])
         further = corpus.pop("parents", [])
-        licence = "as the training corpus: " + ("; ".join(corpus.get("licences", [])) or "none named")
-        mine = {"kind": "generator weights", "name": self.path.resolve().name, "sha256": whole, "licence": licence}
-        return [{**mine, "files": checksums}, corpus, *further]
+        licence = "; ".join(corpus.get("licences", [])) or "none named"
+        mine = {
+            "kind": "generator weights",
+            "name": self.path.resolve().name,
+            "sha256": whole,
+            "licence": f"as the training corpus: {licence}",
+            "files": checksums,
+        }
+        return [mine, {**corpus, "sha256": corpus["identity"], "licence": licence}, *further]
 
 
 def open_weights(path: Path) -> DiffusionWeights:

@@ -54,7 +54,8 @@ def test_the_demo_ends_in_a_self_contained_page_and_is_not_made_twice(tmp_path: 
         if p.is_file() and p.name not in ("report.html", "timings.json")
     }
     again = run("demo", "--size", "tiny", "--out", tmp_path / "demo", "--workers", 0)
-    assert again.code == 0
+    assert again.code == 0 and "nothing to do" in again.out and str(path) in again.out
+    assert "SIMULATED" in again.out
     assert shards == {p: p.stat().st_mtime_ns for p in shards}
 
 
@@ -112,6 +113,8 @@ def test_text_from_a_cohort_cannot_become_markup(tmp_path: Path, people: Corpus,
             "32,40,32",
             "--spacing",
             5,
+            "--folds",
+            3,
         ).code
         == 0
     )
