@@ -296,10 +296,10 @@ def _option_line(label: str, hint: Any, default: Any, about: str) -> str:
         "NAME" if hint is GeneratorSpec else _describe(hint).removesuffix(" (a tuple as 1,2,3)").removeprefix("one of ")
     )
     kind = kind.replace("<class '", "").replace("'>", "")
-    shown = (
-        "required"
-        if empty
-        else f"default {_plain(default.recipe()['class_path'] if isinstance(default, GeneratorSpec) else default)}"
-    )
+    if isinstance(default, GeneratorSpec):
+        default = default.class_path
+    elif isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    shown = "required" if empty else "no default" if default in (None, "") else f"default {_plain(default)}"
     body = textwrap.fill(f"{about.strip()} [{kind}; {shown}]", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return f"  {label}\n{body}"
