@@ -49,8 +49,8 @@ class Plan:
         index: ``[X + 2, Y + 2, Z + 2]`` uint8 label positions of the anatomy in a border of background.
         mean, sd: ``[L]`` float32 intensity of every label position; ``numbers``: ``[L]`` int16 label written for it.
         nodes: see :class:`synth.appearance.image.Nodes`; ``points``: ``[P, 3]`` sampling offsets, anatomy voxels.
-        grain: shares of fine and coarse texture; ``seed``: of the texture, ``noise_seed``: of the acquisition.
-        scanner: strengths of every effect; ``level``: the intensity that they refer to.
+        grain: shares of fine and coarse texture; ``seed``: of the texture.
+        acquisition: point spread, voxels, artefacts, noise; ``scanner``: strengths of every effect.
         view: first and last voxel + 1 of the field of view along each axis.
         strip: whether what lies outside the skull is black.
     """
@@ -63,9 +63,8 @@ class Plan:
     points: Floats
     grain: Floats
     seed: int
-    noise_seed: int
+    acquisition: images.Acquisition
     scanner: dict[str, Any]
-    level: float
     view: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     strip: bool
 
@@ -253,7 +252,7 @@ class LabelMap(Generator):
             image,
             counts,
         )
-        image = images.acquire(image, plan.scanner, self.spacing, plan.level, plan.noise_seed)
+        image = images.acquire(image, plan.acquisition, self.spacing)
         if _blank_outside(label, plan.view):
             counts = np.bincount(label.ravel(), minlength=int(plan.numbers.max()) + 1)[plan.numbers]
             _blank_outside(image, plan.view)
@@ -278,6 +277,7 @@ class LabelMap(Generator):
         pairs[:, 1] *= scanner["texture"] or 0.0
         written = [label.partner if params["pose"]["flip"] else label.number for label in anatomy.labels]
         coarse = scanner["coarse"]
+        level = contrasts.RANDOM_LEVEL if self.contrast == "random" else contrasts.WHITE
         return Plan(
             index=_padded(anatomy),
             mean=np.ascontiguousarray(pairs[:, 0] * keep),
@@ -287,9 +287,8 @@ class LabelMap(Generator):
             points=images.sampling_points(matrix, self.spacing),
             grain=np.array([np.sqrt(1 - coarse), np.sqrt(coarse)], np.float32),
             seed=new_seed(rng),
-            noise_seed=params["noise_seed"],
+            acquisition=images.plan_acquisition(self.shape, scanner, self.spacing, level, params["noise_seed"]),
             scanner=scanner,
-            level=contrasts.RANDOM_LEVEL if self.contrast == "random" else contrasts.WHITE,
             view=self._view(anatomy, matrix, scanner, rng),
             strip=params["strip"],
         )
