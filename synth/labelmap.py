@@ -26,9 +26,10 @@ from synth.anatomy.source import Anatomy, builtin_path, find_label_maps, load_an
 from synth.appearance import contrast as contrasts
 from synth.appearance import image as images
 from synth.appearance import priors
-from synth.errors import UserError, near
+from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
+from synth.labelmap_options import checked_ages, checked_mix, checked_shape, checked_spacing
 from synth.sample import Sample, centred_affine
 
 MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
@@ -137,11 +138,11 @@ class LabelMap(Generator):
         flip: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in priors.EFFECTS}
-        self.shape = _shape(shape)
-        self.spacing = _spacing(spacing)
+        self.shape = checked_shape(shape)
+        self.spacing = checked_spacing(spacing)
         self.contrast, self.deformation = contrast, deformation
-        self.ages = _ages(ages)
-        self.diagnoses = _mix(tuple(diagnoses), tuple(diagnosis_weights))
+        self.ages = checked_ages(ages)
+        self.diagnoses = checked_mix(tuple(diagnoses), tuple(diagnosis_weights))
         self.sites = tuple(sites)
         if not 0 <= warp_mm <= 20:
             raise UserError(f"warp_mm is {warp_mm}; expected a number from 0 to 20")
@@ -380,40 +381,3 @@ def volumes_of(counts: dict[int, int], spacing: tuple[float, float, float]) -> d
             volumes[entry.covariate] = count * voxel
             total += count * voxel
     return {**volumes, "volume_intracranial": total}
-
-
-def _shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) != 3 or any(int(n) != n or not 8 <= n <= 1024 for n in shape):
-        raise UserError(f"shape is {','.join(map(str, shape))}; expected three whole numbers from 8 to 1024")
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def _spacing(spacing: float | tuple[float, ...]) -> tuple[float, float, float]:
-    three = (spacing,) * 3 if isinstance(spacing, (int, float)) else tuple(spacing)
-    if len(three) != 3 or any(not 0.2 <= s <= 20 for s in three):
-        raise UserError(f"spacing is {spacing}; expected one or three voxel sizes from 0.2 to 20 mm")
-    return float(three[0]), float(three[1]), float(three[2])
-
-
-def _ages(ages: tuple[float, ...]) -> tuple[float, float]:
-    if len(ages) != 2 or not 20 <= ages[0] <= ages[1] <= 90:
-        raise UserError(
-            f"ages is {','.join(map(str, ages))}; expected youngest,oldest within 20,90 (the range of the effects table)"
-        )
-    return float(ages[0]), float(ages[1])
-
-
-def _mix(names: tuple[str, ...], weights: tuple[float, ...]) -> dict[str, float]:
-    for name in names:
-        if name not in DIAGNOSES:
-            raise UserError(f"diagnoses holds '{name}'; expected some of {near(name, DIAGNOSES, 4)}")
-    if (
-        not names
-        or (weights and len(weights) != len(names))
-        or any(w < 0 for w in weights)
-        or (weights and sum(weights) <= 0)
-    ):
-        raise UserError(
-            f"diagnosis_weights has {len(weights)} numbers for {len(names)} diagnoses; expected one each, none negative"
-        )
-    return dict(zip(names, weights or (1.0,) * len(names), strict=True))

@@ -18,6 +18,7 @@ from synth.errors import UserError
 from synth.keys import rng_for
 from synth.labelmap import LabelMap
 from synth.sample import Sample
+from tests.conftest import ROOT
 from tests.synth.test_labelmap import QUIET, centre_mm
 
 FINE: dict[str, Any] = {"shape": (80, 96, 84), "spacing": 2.0, "flip": False}
@@ -296,3 +297,11 @@ def test_a_spacing_finer_than_the_label_map_is_warned_of(capfd: pytest.CaptureFi
     assert "finer than that of label map 'builtin' (1 × 1 × 1 mm)" in capfd.readouterr().err
     LabelMap(shape=(16, 16, 16), spacing=1.0).parents()
     assert capfd.readouterr().err == ""
+
+
+def test_the_documented_priors_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "appearance.md").read_text()
+    for name, effect in priors.EFFECTS.items():
+        columns = [priors.PRIORS[contrast][name] for contrast in ("t1w", "t2w", "random")]
+        shown = " | ".join(f"{chance:g}, {low:g}–{high:g}" for chance, low, high in columns)
+        assert f"| `{name}` | {effect.unit} | {shown} |" in page
