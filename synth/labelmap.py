@@ -36,6 +36,7 @@ MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
 VENTRICLE = "lateral_ventricle"
 VENTRICLE_REACH = 0.4  # log units; about the SD between people of one age
 STRONG_WARP = 2.0  # times the individual warp's SD: 3 mm, of the size of SynthSeg's U(0, 4) voxels
+CORRECTIONS = 10  # at most, of the morphometry against the volumes asked for
 SMALLEST_VIEW = 8  # voxels that a field of view keeps along each axis, whatever is cut off
 
 Triple = tuple[float, float, float]
@@ -271,8 +272,7 @@ class LabelMap(Generator):
         matrix = pull_matrix(params["pose"], size, self.shape, self.spacing, anatomy.spacing, anatomy.centre)
         rng = rng_for(params["noise_seed"], 0, "appearance")
         scanner = params["scanner"]
-        flow = self._displacement(anatomy, person, params)
-        nodes = images.make_nodes(self.shape, self.spacing, matrix, *flow, scanner["bias"] or 0.0, rng)
+        nodes = self._nodes(anatomy, person, params, matrix, rng)
         keep = np.array([not params["strip"] or label.is_intracranial for label in anatomy.labels])
         pairs = np.array([params["contrast"][label.structure] for label in anatomy.labels], np.float32)
         pairs[:, 1] *= scanner["texture"] or 0.0
@@ -312,20 +312,32 @@ class LabelMap(Generator):
         low = [min(a, b - SMALLEST_VIEW) for a, b in zip(low, high, strict=True)]
         return tuple((max(a, 0), b) for a, b in zip(low, high, strict=True))  # type: ignore[return-value]
 
-    def _displacement(self, anatomy: Anatomy, person: Person | None, params: Params) -> tuple[Floats, Floats, Floats]:
-        """``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels (morphometry and individual warp in one flow),
-        then the anatomy voxel at the middle of its first cell and voxels a cell."""
+    def _nodes(
+        self, anatomy: Anatomy, person: Person | None, params: Params, matrix: Floats, rng: np.random.Generator
+    ) -> images.Nodes:
+        """Nodes of the volume: pose, then morphometry and individual warp in one flow, bias field, coarse texture."""
+        bias = params["scanner"]["bias"] or 0.0
         if person is None:
-            return np.zeros((2, 2, 2, 3), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32)
-        box = morphometry.velocity_grid(anatomy, tuple(effects()))
-        flow = morphometry.morphometry_velocity(anatomy, box, wanted_changes(anatomy, person, self.own_reference))
-        rng = rng_for(params["warp_seed"], 0, "warp")
-        warp_mm = STRONG_WARP * self.warp_mm if self.deformation == "strong" else self.warp_mm
+            still = images.NodeGrid(self.shape, self.spacing, matrix, np.zeros(3, np.float32), np.ones(3, np.float32))
+            return still.nodes(np.zeros((2, 2, 2, 3), np.float32), bias, rng)
+        strong = self.deformation == "strong"  # volumes mean less there: a coarse grid, nothing corrected
+        box = morphometry.velocity_grid(
+            anatomy, tuple(effects()), morphometry.COARSE_GRID_MM if strong else morphometry.GRID_MM
+        )
+        warp_mm = STRONG_WARP * self.warp_mm if strong else self.warp_mm
+        own = None
         if warp_mm > 0:
-            flow += morphometry.random_velocity(rng, box, warp_mm, self.warp_length_mm)
+            own = morphometry.random_velocity(
+                rng_for(params["warp_seed"], 0, "warp"), box, warp_mm, self.warp_length_mm
+            )
         step = np.array(box.step, np.float32)
-        low = (np.array(box.low) + (step - 1) / 2).astype(np.float32)
-        return morphometry.displacement(flow, box), low, step
+        grid = images.NodeGrid(
+            self.shape, self.spacing, matrix, (np.array(box.low) + (step - 1) / 2).astype(np.float32), step
+        )
+        reader = None if strong else grid.reader(anatomy)
+        wanted = wanted_changes(anatomy, person, self.own_reference)
+        moved = morphometry.person_displacement(box, wanted, own, reader, 0 if strong else CORRECTIONS)
+        return grid.nodes(moved, bias, rng)
 
     def _covariates(self, params: Params) -> dict[str, float | str]:
         name = load_anatomy(self.paths[params["anatomy"]]).name

@@ -2,14 +2,16 @@
 
 Every structure's wanted log volume change is a divergence; sulcal CSF takes the negative of the sum. A Poisson equation
 solved by FFT gives a potential whose gradient is a stationary velocity field with that divergence; scaling and squaring
-(Arsigny et al. 2006, MICCAI) makes it a diffeomorphism. A small response matrix per anatomy corrects for the blur of
-the grid, so that thin structures get what was asked for as well.
+(Arsigny et al. 2006, MICCAI) makes it a diffeomorphism. What the flow, with the individual's random warp in it, does to
+each structure is measured on particles spread over it, and what is missing is asked for again until little is.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,78 +19,109 @@ import numpy.typing as npt
 
 from synth.anatomy.labels import Label
 from synth.anatomy.source import Anatomy
-from synth.anatomy.warp import block_mean, integrate, mean_jacobian
+from synth.anatomy.warp import block_mean, compose, gradient_of, integrate, spline_weights, survey
 
 GRID_MM = 3.0
+COARSE_GRID_MM = 6.0  # where the person need not be exact
 MARGIN_MM = 18.0
-SMOOTH_MM = 2.5
+SMOOTH_MM = 2.0  # SD of the blur of the sources, at least 0.7 cells
 RIDGE = 0.001
-LOG_LIMIT = 1.6  # a change of more than e^±1.6 is cut: past it the field would tear thin structures
-SQUARINGS = 4
-CORRECTION_LIMIT = 0.4
+LOG_LIMIT = 2.0  # a change of more than e^±2 is cut: past it the field would tear thin structures
+TINY_ML = 4.0  # structures that may be twice as far off
+FIRST_STEP = 1.2
+SMALL_ML = 15.0  # structures whose every voxel is counted while volumes are brought about
+SMALL_MARGIN_MM = 5.0
+CLOSE_ENOUGH = 0.02  # log units
+CORRECTION_LIMIT = 0.8
 CSF, SHELL = "sulcal_csf", "head outside"
 SKULL_WEIGHT = 30.0  # how much dearer a litre of intracranial change is than a structure missed
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """The velocity grid of one anatomy: a box around the brain at about ``GRID_MM``.
+    """The velocity grid of one anatomy: a box around the brain.
 
     Attributes:
+        anatomy: whose it is.
         low: first voxel of the box in the anatomy's index array; ``step`` voxels a cell along each axis.
         shape: cells along each axis.
         structures: those that can be asked for, then ``CSF`` and ``SHELL`` (head outside the brain's space).
         of_label: label position → structure position, or -1.
-        members: ``[cells…]`` int16, structure position at each cell's middle, or -1.
-        response: ``[S, S]``, mean divergence in structure t for a unit source in structure s.
-        millilitres: ``[S]`` volumes in the anatomy.
     """
 
+    anatomy: Anatomy
     low: tuple[int, int, int]
     step: tuple[int, int, int]
     shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
     structures: tuple[str, ...]
     of_label: npt.NDArray[np.int16]
-    members: npt.NDArray[np.int16]
-    response: npt.NDArray[np.float64]
-    millilitres: npt.NDArray[np.float64]
 
     @property
     def cell_mm(self) -> tuple[float, float, float]:
         """Cell size in mm."""
-        return tuple(n * s for n, s in zip(self.step, self.spacing, strict=True))  # type: ignore[return-value]
+        return tuple(n * s for n, s in zip(self.step, self.anatomy.spacing, strict=True))  # type: ignore[return-value]
+
+    @cached_property
+    def shares(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16], Floats]:
+        """Cell (flat), structure and the structure's share of the cell, wherever it has one."""
+        cells, which, share = [], [], []
+        for position in range(len(self.structures)):
+            of_label = (self.of_label == position).astype(np.float32)
+            fraction = block_mean(self.anatomy.index, of_label, self.low, self.step, self.shape).ravel()
+            (held,) = np.nonzero(fraction)
+            cells.append(held.astype(np.int32))
+            which.append(np.full(len(held), position, np.int16))
+            share.append(fraction[held])
+        return np.concatenate(cells), np.concatenate(which), np.concatenate(share)
+
+    @cached_property
+    def millilitres(self) -> Doubles:
+        """``[S]`` volumes in the anatomy."""
+        voxels = np.bincount(self.anatomy.index.ravel(), minlength=len(self.of_label))
+        held = self.of_label >= 0
+        volumes = np.bincount(self.of_label[held], voxels[held], minlength=len(self.structures))
+        return np.maximum(volumes * float(np.prod(self.anatomy.spacing)), 1.0) / 1000
+
+    @cached_property
+    def small_structures(self) -> tuple[tuple[float, float], ...]:
+        """First and last anatomy voxel, by axis, of a box around the structures below ``SMALL_ML``, with a margin."""
+        small = np.isin(self.of_label, np.flatnonzero(self.millilitres[:-2] < SMALL_ML))[self.anatomy.index]
+        if not small.any():
+            return ((0.0, 0.0),) * 3
+        lines = [np.flatnonzero(small.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        margins = [SMALL_MARGIN_MM / s for s in self.anatomy.spacing]
+        return tuple((line[0] - m, line[-1] + m) for line, m in zip(lines, margins, strict=True))
+
+    @cached_property
+    def response(self) -> Doubles:
+        """``[S, S]`` mean divergence left in structure t by a unit source in structure s: overlap after the blur."""
+        cells, which, share = self.shares
+        count, size = len(self.structures), int(np.prod(self.shape))
+        fraction = np.zeros((count, size), np.float32)
+        fraction[which, cells] = share
+        response = np.empty((count, count))
+        for s in range(count):
+            blurred = _filtered(fraction[s].reshape(self.shape), self, _blur_kernel(self)).ravel()
+            response[:, s] = fraction @ blurred
+        return response / np.maximum(fraction.sum(1, dtype=np.float64), 1e-6)[:, None]
 
 
-@lru_cache(maxsize=32)
-def velocity_grid(anatomy: Anatomy, structures: tuple[str, ...]) -> Field:
+@lru_cache(maxsize=64)
+def velocity_grid(anatomy: Anatomy, structures: tuple[str, ...], grid_mm: float = GRID_MM) -> Field:
     """The velocity grid of an anatomy for ``structures`` (those absent from it are left out), then CSF and shell."""
     names = (*(s for s in structures if anatomy.volumes.get(s, 0) > 0 and s != CSF), CSF, SHELL)
-    step = [max(1, round(GRID_MM / s)) for s in anatomy.spacing]
+    step = [max(1, round(grid_mm / s)) for s in anatomy.spacing]
     low, shape = [], []
     for axis, (n, s) in enumerate(zip(step, anatomy.spacing, strict=True)):
         first, last = anatomy.brain[axis]
         margin = int(np.ceil(MARGIN_MM / s))
         low.append(first - margin)
         shape.append(_fast(int(np.ceil((last + margin - low[-1]) / n))))
-    of_label = np.array(
-        [_position(x, names) for x in anatomy.labels],
-        dtype=np.int16,
-    )
-    box = Field(
-        (low[0], low[1], low[2]),
-        (step[0], step[1], step[2]),
-        (shape[0], shape[1], shape[2]),
-        anatomy.spacing,
-        names,
-        of_label,
-        _members(anatomy, of_label, low, step, shape),
-        np.eye(len(names)),
-        _millilitres(anatomy, of_label, len(names)),
-    )
-    return Field(**{**box.__dict__, "response": _response(anatomy, box)})
+    of_label = np.array([_position(label, names) for label in anatomy.labels], dtype=np.int16)
+    return Field(anatomy, tuple(low), tuple(step), tuple(shape), names, of_label)  # type: ignore[arg-type]
 
 
 def _position(label: Label, names: tuple[str, ...]) -> int:
@@ -98,68 +131,61 @@ def _position(label: Label, names: tuple[str, ...]) -> int:
     return names.index(label.structure) if label.structure in names else -1
 
 
-def _members(
-    anatomy: Anatomy, of_label: npt.NDArray[np.int16], low: list[int], step: list[int], shape: list[int]
-) -> npt.NDArray[np.int16]:
-    middles = [np.arange(n) * s + a + s // 2 for n, s, a in zip(shape, step, low, strict=True)]
-    held = [(m >= 0) & (m < n) for m, n in zip(middles, anatomy.index.shape, strict=True)]
-    clipped = [np.clip(m, 0, n - 1) for m, n in zip(middles, anatomy.index.shape, strict=True)]
-    inside = held[0][:, None, None] & held[1][None, :, None] & held[2][None, None, :]
-    return np.where(inside, of_label[anatomy.index[np.ix_(*clipped)]], -1).astype(np.int16)
-
-
-def _millilitres(anatomy: Anatomy, of_label: npt.NDArray[np.int16], count: int) -> npt.NDArray[np.float64]:
-    voxels = np.bincount(anatomy.index.ravel(), minlength=len(of_label))
-    volumes = np.bincount(of_label[of_label >= 0], voxels[of_label >= 0], minlength=count)
-    return np.maximum(volumes * float(np.prod(anatomy.spacing)), 1.0) / 1000
-
-
 def _fast(n: int) -> int:
     from scipy.fft import next_fast_len
 
     return int(next_fast_len(n, real=True))
 
 
-def _response(anatomy: Anatomy, box: Field) -> npt.NDArray[np.float64]:
-    """Overlap of every blurred source with every structure: what divergence a unit source leaves where."""
-    count = len(box.structures)
-    fractions = np.empty((count, int(np.prod(box.shape))), np.float32)
-    blurred = np.empty_like(fractions)
-    for position in range(count):
-        of_label = (box.of_label == position).astype(np.float32)
-        cells = block_mean(anatomy.index, of_label, box.low, box.step, box.shape)
-        fractions[position] = cells.ravel()
-        blurred[position] = _blur(cells, box).ravel()
-    response: npt.NDArray[np.float64] = (fractions @ blurred.T).astype(np.float64)
-    return response / np.maximum(fractions.sum(1, dtype=np.float64), 1e-6)[:, None]
-
-
-def _frequencies(box: Field) -> tuple[Any, Any, Any]:
-    """Angular frequencies (rad/mm) of a real FFT over the box, shaped to broadcast."""
-    x, y, z = (2 * np.pi * np.fft.fftfreq(n, d) for n, d in zip(box.shape, box.cell_mm, strict=True))
+def _square_frequencies(box: Field) -> Doubles:
+    """Squared angular frequencies (rad²/mm²) of a real FFT over the box."""
+    x, y = (2 * np.pi * np.fft.fftfreq(n, d) for n, d in zip(box.shape[:2], box.cell_mm[:2], strict=True))
     z = 2 * np.pi * np.fft.rfftfreq(box.shape[2], box.cell_mm[2])
-    return x[:, None, None], y[None, :, None], z[None, None, :]
+    square: Doubles = x[:, None, None] ** 2 + y[None, :, None] ** 2 + z[None, None, :] ** 2
+    return square
 
 
-def _blur(cells: Floats, box: Field) -> Floats:
+@lru_cache(maxsize=64)
+def _blur_kernel(box: Field) -> Floats:
+    smooth = max(SMOOTH_MM, 0.7 * max(box.cell_mm))
+    return np.exp(-0.5 * smooth**2 * _square_frequencies(box)).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _potential_kernel(box: Field) -> Floats:
+    """Blurred source → potential whose gradient has it as its divergence, for central differences."""
+    terms = [
+        (np.sin(2 * np.pi * np.fft.fftfreq(n)) / d) ** 2 for n, d in zip(box.shape[:2], box.cell_mm[:2], strict=True)
+    ]
+    z = (np.sin(2 * np.pi * np.fft.rfftfreq(box.shape[2])) / box.cell_mm[2]) ** 2
+    square = terms[0][:, None, None] + terms[1][None, :, None] + z[None, None, :]
+    exact = _square_frequencies(box)
+    square = np.maximum(square, 0.3 * exact)  # central differences do not see the highest frequencies
+    square[0, 0, 0] = 1.0
+    kernel = -_blur_kernel(box) / square
+    kernel[0, 0, 0] = 0.0
+    return kernel.astype(np.float32)
+
+
+def _filtered(cells: Floats, box: Field, kernel: Floats) -> Floats:
     from scipy import fft
 
-    x, y, z = _frequencies(box)
-    kernel = np.exp(-0.5 * SMOOTH_MM**2 * (x**2 + y**2 + z**2)).astype(np.float32)
-    blurred: Floats = fft.irfftn(fft.rfftn(cells, workers=1) * kernel, s=cells.shape, workers=1)
-    return blurred.astype(np.float32)
+    spectrum = fft.rfftn(cells, workers=1)
+    spectrum *= kernel
+    filtered: Floats = fft.irfftn(spectrum, s=box.shape, workers=1, overwrite_x=True)
+    return filtered.astype(np.float32, copy=False)
 
 
-def asked_changes(box: Field, wanted: dict[str, float]) -> npt.NDArray[np.float64]:
+def asked_changes(box: Field, wanted: dict[str, float]) -> Doubles:
     """Log volume change asked of every structure: what is wanted within ±``LOG_LIMIT`` (0 where nothing is), of sulcal
     CSF what the others gain or lose, of the head outside nothing."""
     asked = np.array([np.clip(wanted.get(s, 0.0), -LOG_LIMIT, LOG_LIMIT) for s in box.structures])
     gained = float(((np.exp(asked) - 1) * box.millilitres)[:-2].sum())
-    asked[-2] = np.log(max(1 - gained / box.millilitres[-2], 0.3))
+    asked[-2] = np.log(max(1 - gained / box.millilitres[-2], 0.2))
     return asked
 
 
-def sources(box: Field, asked: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def sources(box: Field, asked: Doubles) -> Doubles:
     """Source strength per structure that realises the log changes asked for, to first order.
 
     Least squares on the response matrix; what the blur lets leak into the skull is held back there, so that the space
@@ -180,65 +206,109 @@ def sources(box: Field, asked: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
     return strength
 
 
-def morphometry_velocity(anatomy: Anatomy, box: Field, wanted: dict[str, float], corrections: int = 1) -> Floats:
-    """``[cells…, 3]`` velocity in mm that brings the structures to their wanted log volume changes.
+def source_cells(box: Field, strength: Doubles) -> Floats:
+    """``[cells…]`` sum of the sources, each spread over its structure in the anatomy as it is."""
+    cells, which, share = box.shares
+    size = int(np.prod(box.shape))
+    return np.bincount(cells, strength[which] * share, minlength=size).astype(np.float32).reshape(box.shape)
 
-    The first-order solution falls short of large changes (tissue flows out of where its source is); each correction
-    measures what the flow realised, as the mean Jacobian per structure, and asks for the difference once more.
+
+def velocity(box: Field, source: Floats) -> Floats:
+    """``[cells…, 3]`` velocity in mm whose divergence is the blurred ``source [cells…]``: gradient of a Poisson solution."""
+    return gradient_of(_filtered(source, box, _potential_kernel(box)), box.cell_mm)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A grid that reads an anatomy through nodes, as the image will, and holds the whole brain.
+
+    Attributes:
+        fill: pull-back displacement ``[cells…, 3]`` in anatomy voxels → nodes ``[A, B, C, ≥3]``, anatomy voxels.
+        matrix: 3×4, voxel of the grid → anatomy voxel, without displacement.
+        shape: voxels of the grid; ``step``: voxels between nodes; ``stride``: voxels between samples.
+    """
+
+    fill: Callable[[Floats], Floats]
+    matrix: Doubles
+    shape: tuple[int, int, int]
+    step: int
+    stride: int
+
+    def _inner(self, box: Field) -> npt.NDArray[np.int64]:
+        """``[3, 2]`` the voxels that hold the small structures, where every voxel counts."""
+        corners = np.array(list(itertools.product(*box.small_structures)), float)
+        places = (corners - self.matrix[:, 3]) @ np.linalg.inv(self.matrix[:, :3]).T
+        low, high = np.floor(places.min(0)), np.ceil(places.max(0)) + 1
+        return np.clip(np.stack([low, high], 1), 0, np.array(self.shape)[:, None]).astype(np.int64)
+
+    def survey(self, box: Field, moved: Floats) -> tuple[Doubles, Floats]:
+        """``[S]`` log volume against the anatomy's, and ``[S, cells…]`` shares of the structures where they came to lie."""
+        frame = self.matrix / np.array(box.step)[:, None]
+        frame[:, 3] += (0.5 - np.array(box.low)) / np.array(box.step) - 0.5
+        shares = np.empty((len(box.structures), *box.shape), np.float32)
+        counts = survey(
+            box.anatomy.index,
+            box.of_label,
+            self.fill(moved),
+            self.step,
+            frame.astype(np.float32),
+            self.stride,
+            self.shape,
+            self._inner(box),
+            shares,
+        )
+        voxel_ml = abs(float(np.linalg.det(self.matrix[:, :3]))) * np.prod(box.anatomy.spacing) / 1000
+        return np.log(np.maximum(counts, 0.5) * voxel_ml / box.millilitres), shares
+
+
+def person_displacement(
+    box: Field, wanted: dict[str, float], own: Floats | None, reader: Reader | None = None, corrections: int = 0
+) -> Floats:
+    """``[cells…, 3]`` pull-back displacement, in voxels of the anatomy, that brings structures to their wanted volumes.
+
+    The first flow holds the individual's ``own`` warp (velocity, mm). It falls short of large changes, since tissue
+    flows out of where its source is. Each correction looks through the ``reader`` at what came out, and adds a flow
+    whose sources are the structures where they now lie, for what is still missing; at most ``corrections`` times.
+    The best of them all is kept.
+    Compositions of diffeomorphisms do not fold.
     """
     asked = asked_changes(box, wanted)
-    aim = asked.copy()
-    flow = velocity(anatomy, box, sources(box, aim))
-    for _ in range(corrections):
-        forward = integrate(_in_cells(flow, box), SQUARINGS)
-        realised = np.log(np.maximum(mean_jacobian(forward, box.members, len(asked)), 0.05))
-        missing = np.clip(asked - realised, -CORRECTION_LIMIT, CORRECTION_LIMIT)
+    first = np.clip(asked, -FIRST_STEP, FIRST_STEP) if corrections else asked
+    flow = velocity(box, source_cells(box, sources(box, first)))
+    moved = integrate(_in_cells(-flow if own is None else -(flow + own), box))
+    cell = np.array(box.step, dtype=np.float32)
+    if reader is None:
+        return moved * cell
+    tolerance = np.where(box.millilitres < TINY_ML, 2 * CLOSE_ENOUGH, CLOSE_ENOUGH)
+    best, before, damping = (np.inf, moved), np.zeros(len(asked)), np.ones(len(asked))
+    for turn in range(corrections + 1):
+        now, shares = reader.survey(box, moved * cell)
+        missing = asked - now
         missing[-1] = 0.0
-        aim = aim + missing
-        flow = velocity(anatomy, box, sources(box, aim))
-    return flow
-
-
-def velocity(anatomy: Anatomy, box: Field, strength: npt.NDArray[np.float64]) -> Floats:
-    """``[cells…, 3]`` velocity in mm whose divergence is the blurred sum of sources: gradient of a Poisson solution."""
-    from scipy import fft
-
-    of_label = np.where(box.of_label >= 0, np.append(strength, 0.0)[box.of_label], 0.0).astype(np.float32)
-    cells = block_mean(anatomy.index, of_label, box.low, box.step, box.shape)
-    x, y, z = _frequencies(box)
-    square = x**2 + y**2 + z**2
-    square[0, 0, 0] = 1.0
-    potential = fft.rfftn(cells, workers=1) * (-np.exp(-0.5 * SMOOTH_MM**2 * square) / square).astype(np.float32)
-    potential[0, 0, 0] = 0.0
-    gradient = [fft.irfftn(1j * k.astype(np.float32) * potential, s=cells.shape, workers=1) for k in (x, y, z)]
-    return np.stack(gradient, axis=-1).astype(np.float32)
+        worst = float((np.abs(missing) / tolerance)[:-2].max(initial=0))
+        best = min(best, (worst, moved), key=lambda pair: pair[0])
+        if worst < 1 or turn == corrections:
+            break
+        over = missing * before < 0  # a structure that went past its aim takes smaller steps
+        damping = np.where(over, 0.5 * damping, np.minimum(1.25 * damping, 1.0))
+        before = missing
+        strength = sources(box, np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT))
+        flow = velocity(box, np.tensordot(strength.astype(np.float32), shares, axes=1))
+        moved = compose(integrate(_in_cells(-flow, box)), moved)
+    return best[1] * cell
 
 
 def random_velocity(rng: np.random.Generator, box: Field, amplitude_mm: float, length_mm: float) -> Floats:
-    """``[cells…, 3]`` smooth Gaussian random velocity in mm: SD ``amplitude_mm``, correlation length ``length_mm``."""
-    from scipy import fft
+    """``[cells…, 3]`` smooth random velocity in mm: SD ``amplitude_mm``, correlation exp(-r²/2·length_mm²), nearly.
 
-    x, y, z = _frequencies(box)
-    kernel = np.exp(-0.25 * length_mm**2 * (x**2 + y**2 + z**2)).astype(np.float32)
-    noise = rng.standard_normal((3, *box.shape), dtype=np.float32)
-    field: Floats = fft.irfftn(
-        fft.rfftn(noise, axes=(1, 2, 3), workers=1) * kernel, s=box.shape, axes=(1, 2, 3), workers=1
-    )
-    twice = np.full(kernel.shape[2], 2.0)  # a real FFT keeps one of each conjugate pair
-    twice[0] = 1.0
-    if box.shape[2] % 2 == 0:
-        twice[-1] = 1.0
-    expected = np.sqrt(
-        float((kernel**2 * twice).sum() / np.prod(box.shape))
-    )  # SD of filtered white noise, so that amplitude_mm is what it says
-    return np.moveaxis(field * np.float32(amplitude_mm / max(expected, 1e-9)), 0, -1)
+    Normal knots 1.22 · ``length_mm`` apart under a cubic B-spline, whose autocorrelation is near that Gaussian.
+    """
+    knots = [max(2, round(n * d / (1.22 * length_mm)) + 1) for n, d in zip(box.shape, box.cell_mm, strict=True)]
+    field = rng.standard_normal((*(n + 2 for n in knots), 3), dtype=np.float32) * np.float32(amplitude_mm)
+    for axis, (count, n) in enumerate(zip(box.shape, knots, strict=True)):
+        field = np.moveaxis(np.tensordot(spline_weights(count, n), field, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(field)
 
 
 def _in_cells(field_mm: Floats, box: Field) -> Floats:
     return np.divide(field_mm, np.array(box.cell_mm, dtype=np.float32), dtype=np.float32)
-
-
-def displacement(field_mm: Floats, box: Field) -> Floats:
-    """Pull-back displacement exp(-v) - id in voxels of the anatomy, ``[cells…, 3]``: where to read, not where it went."""
-    moved = integrate(-_in_cells(field_mm, box), SQUARINGS)
-    return moved * np.array(box.step, dtype=np.float32)

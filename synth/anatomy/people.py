@@ -13,9 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from synth.anatomy.labels import label_table
+from synth.errors import UserError
 
 DIAGNOSES = ("CN", "MCI", "AD", "PD")
 ICV_FEMALE_ML = 1385.0  # intracranial volume; with men 14.5 % larger the mean is 1485 mL (291 IXI people, DLMUSE)
@@ -29,7 +33,8 @@ SEVERITY_SD = 0.3  # log-normal spread of the disease effect between patients [M
 
 @dataclass(frozen=True)
 class Effect:
-    """One row of the effects table; rates in % per year, the rest in %."""
+    """One row of the effects table: rates in % per year, SD and sex in %, ``ad_d`` and ``pd_d`` Cohen's d of log volume
+    against healthy people of the same age, sex and head (PD's over the default stages), ``mci_share`` of AD's change."""
 
     structure: str
     ml_at_30: float
@@ -39,9 +44,9 @@ class Effect:
     sd_percent: float
     loading: float
     male_percent: float
-    ad_percent: float
+    ad_d: float
     mci_share: float
-    pd_percent: float
+    pd_d: float
 
     def log_age_change(self, age: float) -> float:
         """Log volume change from age 30 to ``age`` (years): the integral of the yearly rates."""
@@ -55,28 +60,76 @@ class Effect:
     def log_disease_change(self, diagnosis: str, stage: int, severity: float) -> float:
         """Log volume change against a healthy person of the same age."""
         if diagnosis == "AD":
-            return math.log1p(self.ad_percent / 100) * severity
+            return self._typical_change(self.ad_d, 1.0, 1.0) * severity
         if diagnosis == "MCI":
-            return math.log1p(self.ad_percent * self.mci_share / 100) * severity
+            return self._typical_change(self.ad_d, 1.0, 1.0) * self.mci_share * severity
         if diagnosis == "PD":
-            return math.log1p(self.pd_percent / 100) * STAGE_FACTOR[stage] * severity
+            mean = sum(share * STAGE_FACTOR[s] for s, share in STAGE_MIX.items())
+            square = sum(share * STAGE_FACTOR[s] ** 2 for s, share in STAGE_MIX.items())
+            return self._typical_change(self.pd_d, mean, square) * STAGE_FACTOR[stage] * severity
         return 0.0
+
+    def _typical_change(self, d: float, factor: float, factor_square: float) -> float:
+        """Log change L at severity 1 and factor 1 that makes the group's Cohen's d come out at ``d``.
+
+        Patients change by L·f·s (f the stage's factor, s log-normal severity), so with healthy SD σ
+        d = L·E[fs] / √(σ² + L²·Var[fs] / 2), solved for L. Cut where the patients' own spread would forbid d.
+        """
+        sigma = math.log1p(self.sd_percent / 100)
+        mean = factor * math.exp(SEVERITY_SD**2 / 2)
+        variance = factor_square * math.exp(2 * SEVERITY_SD**2) - mean**2
+        return d * sigma / math.sqrt(max(mean**2 - d**2 * variance / 2, 0.1 * mean**2))
 
 
 @cache
-def effects() -> Mapping[str, Effect]:
-    """The effects table, structure → row."""
-    text = (resources.files("synth.anatomy") / "data" / "effects.tsv").read_text()
-    rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return {
-        r["structure"]: Effect(
-            **{
-                k: r[k] if k == "structure" else float(r[k])  # type: ignore[arg-type]
-                for k in Effect.__dataclass_fields__
-            }
-        )
-        for r in rows
+def effects(path: Path | None = None) -> Mapping[str, Effect]:
+    """An effects table, structure → row: the built-in one, or a user's TSV with the same columns.
+
+    Raises:
+        UserError: the table cannot be read, lacks a column, or holds a value that makes no sense.
+    """
+    try:
+        source = resources.files("synth.anatomy") / "data" / "effects.tsv" if path is None else path
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"effects table {path} cannot be read ({error}); expected a TSV file") from error
+    reader = csv.DictReader(text.splitlines(), delimiter="\t")
+    missing = [c for c in Effect.__dataclass_fields__ if c not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(f"effects table {path} lacks the column {missing[0]}; expected the built-in table's columns")
+    rows = [_checked(row, path) for row in reader]
+    names = [row.structure for row in rows]
+    if not rows or len(set(names)) < len(names):
+        raise UserError(f"effects table {path} is empty or names a structure twice; expected one row a structure")
+    return {row.structure: row for row in rows}
+
+
+def _checked(row: dict[str, str], path: Path | None) -> Effect:
+    name = row["structure"]
+    known = {label.structure for label in label_table().values()}
+    if name not in known:
+        raise UserError(f"effects table {path} names '{name}'; expected a structure of the label table")
+    numbers: dict[str, float] = {}
+    for column in list(Effect.__dataclass_fields__)[1:]:
+        try:
+            numbers[column] = float(row[column])
+        except (TypeError, ValueError):
+            numbers[column] = math.nan
+        if not math.isfinite(numbers[column]):
+            raise UserError(f"effects table {path}: {column} of {name} is '{row[column]}'; expected a number")
+    wrong = {
+        "ml_at_30": numbers["ml_at_30"] <= 0,
+        "sd_percent": numbers["sd_percent"] < 0,
+        "loading": abs(numbers["loading"]) > 1,
+        "male_percent": numbers["male_percent"] <= -100,
     }
+    for column, bad in wrong.items():
+        if bad:
+            raise UserError(
+                f"effects table {path}: {column} of {name} is {row[column]}; expected ml_at_30 above 0, sd_percent not "
+                "negative, loading from -1 to 1 and male_percent above -100"
+            )
+    return Effect(structure=name, **numbers)
 
 
 @dataclass(frozen=True)
@@ -95,11 +148,11 @@ class Person:
         """Plain JSON values."""
         return asdict(self)
 
-    def log_targets(self) -> dict[str, float]:
-        """Structure → log of the volume (mL) asked for, at the mean head size."""
+    def log_targets(self, table: Path | None = None) -> dict[str, float]:
+        """Structure → log of the volume (mL) asked for, at the mean head size, by an effects table."""
         male = 1.0 if self.sex == "M" else 0.0
         wanted = {}
-        for name, effect in effects().items():
+        for name, effect in effects(table).items():
             wanted[name] = (
                 math.log(effect.ml_at_30)
                 + effect.log_age_change(self.age)
@@ -110,7 +163,13 @@ class Person:
         return wanted
 
 
-def draw_person(rng: np.random.Generator, ages: tuple[float, float], diagnoses: Mapping[str, float]) -> Person:
+def draw_person(
+    rng: np.random.Generator,
+    ages: tuple[float, float],
+    diagnoses: Mapping[str, float],
+    stage_weights: Mapping[int, float] = STAGE_MIX,
+    table: Path | None = None,
+) -> Person:
     """Draw one person: age uniform in ``ages`` (years), diagnosis by the weights given, sex even.
 
     Volumes of one person correlate through one common factor (``loading``; ventricles against it).
@@ -118,12 +177,13 @@ def draw_person(rng: np.random.Generator, ages: tuple[float, float], diagnoses: 
     names, weights = zip(*diagnoses.items(), strict=True)
     diagnosis = str(rng.choice(names, p=np.array(weights) / sum(weights)))
     sex = "M" if rng.random() < 0.5 else "F"
-    stage = int(rng.choice(list(STAGE_MIX), p=list(STAGE_MIX.values()))) if diagnosis == "PD" else 0
+    shares = np.array(list(stage_weights.values()), np.float64)
+    stage = int(rng.choice(list(stage_weights), p=shares / shares.sum())) if diagnosis == "PD" else 0
     severity = float(np.exp(SEVERITY_SD * rng.standard_normal())) if diagnosis != "CN" else 0.0
     icv = ICV_FEMALE_ML * (ICV_MALE_RATIO if sex == "M" else 1.0) * math.exp(ICV_SD * float(rng.standard_normal()))
     common = float(rng.standard_normal())
     residuals = {}
-    for name, effect in effects().items():
+    for name, effect in effects(table).items():
         own = math.sqrt(1 - effect.loading**2) * float(rng.standard_normal())
         residuals[name] = round(math.log1p(effect.sd_percent / 100) * (effect.loading * common + own), 6)
     age = round(float(rng.uniform(*ages)), 2)

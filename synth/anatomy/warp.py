@@ -9,6 +9,7 @@ import numpy.typing as npt
 from numba import njit
 
 Floats = npt.NDArray[np.float32]
+FIRST_STEP_CELLS = 0.2
 
 
 @njit(cache=True, nogil=True)
@@ -32,65 +33,152 @@ def block_mean(index: Any, values: Any, low: Any, step: Any, shape: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _compose(field: Any, out: Any) -> None:
-    """out(x) = field(x) + field(x + field(x)), trilinear, clamped at the border; ``[X, Y, Z, 3]`` in cells."""
-    nx, ny, nz, _ = field.shape
+def compose(inner: Any, outer: Any) -> Any:
+    """``inner(x) + outer(x + inner(x))``, trilinear, clamped at the border; ``[X, Y, Z, 3]`` in cells."""
+    nx, ny, nz, _ = outer.shape
+    out = np.empty_like(outer)
     one, zero = np.float32(1), np.float32(0)
     for i in range(nx):
         for j in range(ny):
             for k in range(nz):
-                x = min(max(np.float32(i) + field[i, j, k, 0], zero), np.float32(nx - 1.001))
-                y = min(max(np.float32(j) + field[i, j, k, 1], zero), np.float32(ny - 1.001))
-                z = min(max(np.float32(k) + field[i, j, k, 2], zero), np.float32(nz - 1.001))
+                x = min(max(np.float32(i) + inner[i, j, k, 0], zero), np.float32(nx - 1.001))
+                y = min(max(np.float32(j) + inner[i, j, k, 1], zero), np.float32(ny - 1.001))
+                z = min(max(np.float32(k) + inner[i, j, k, 2], zero), np.float32(nz - 1.001))
                 a, b, c = int(x), int(y), int(z)
                 u, v, w = np.float32(x - a), np.float32(y - b), np.float32(z - c)
                 w00, w01, w10, w11 = (one - u) * (one - v), (one - u) * v, u * (one - v), u * v
                 for axis in range(3):
-                    low = w00 * field[a, b, c, axis] + w01 * field[a, b + 1, c, axis]
-                    low += w10 * field[a + 1, b, c, axis] + w11 * field[a + 1, b + 1, c, axis]
-                    high = w00 * field[a, b, c + 1, axis] + w01 * field[a, b + 1, c + 1, axis]
-                    high += w10 * field[a + 1, b, c + 1, axis] + w11 * field[a + 1, b + 1, c + 1, axis]
-                    out[i, j, k, axis] = field[i, j, k, axis] + low * (one - w) + high * w
+                    low = w00 * outer[a, b, c, axis] + w01 * outer[a, b + 1, c, axis]
+                    low += w10 * outer[a + 1, b, c, axis] + w11 * outer[a + 1, b + 1, c, axis]
+                    high = w00 * outer[a, b, c + 1, axis] + w01 * outer[a, b + 1, c + 1, axis]
+                    high += w10 * outer[a + 1, b, c + 1, axis] + w11 * outer[a + 1, b + 1, c + 1, axis]
+                    out[i, j, k, axis] = inner[i, j, k, axis] + low * (one - w) + high * w
+    return out
 
 
-def integrate(velocity: Floats, squarings: int) -> Floats:
-    """exp(velocity) - id of a stationary velocity field ``[X, Y, Z, 3]`` in cells, by scaling and squaring."""
-    field = (velocity / np.float32(2**squarings)).astype(np.float32)
-    other = np.empty_like(field)
+def integrate(velocity: Floats) -> Floats:
+    """exp(velocity) - id of a stationary velocity field ``[X, Y, Z, 3]`` in cells, by scaling and squaring: as often as
+    makes the first step shorter than ``FIRST_STEP_CELLS``."""
+    longest = float(np.abs(velocity).max(initial=0))
+    squarings = max(0, int(np.ceil(np.log2(max(longest, 1e-6) / FIRST_STEP_CELLS))))
+    field: Floats = (velocity / np.float32(2**squarings)).astype(np.float32)
     for _ in range(squarings):
-        _compose(field, other)
-        field, other = other, field
+        field = compose(field, field)
     return field
 
 
 @njit(cache=True, nogil=True)
-def mean_jacobian(moved: Any, members: Any, count: int) -> Any:
-    """Mean determinant of the Jacobian of id + ``moved [X, Y, Z, 3]`` (cells) over the cells of each group.
+def gradient_of(potential: Any, cell: Any) -> Any:
+    """``[X, Y, Z, 3]`` gradient of a periodic ``potential [X, Y, Z]`` by central differences; ``cell``: size in mm."""
+    nx, ny, nz = potential.shape
+    out = np.empty((nx, ny, nz, 3), np.float32)
+    a, b, c = np.float32(0.5 / cell[0]), np.float32(0.5 / cell[1]), np.float32(0.5 / cell[2])
+    for i in range(nx):
+        before, after = (i - 1) % nx, (i + 1) % nx
+        for j in range(ny):
+            below, above = (j - 1) % ny, (j + 1) % ny
+            for k in range(nz):
+                left, right = k - 1 if k else nz - 1, k + 1 if k < nz - 1 else 0
+                out[i, j, k, 0] = a * (potential[after, j, k] - potential[before, j, k])
+                out[i, j, k, 1] = b * (potential[i, above, k] - potential[i, below, k])
+                out[i, j, k, 2] = c * (potential[i, j, right] - potential[i, j, left])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _survey_line(
+    index: Any,
+    group: Any,
+    row: Any,
+    step: int,
+    start: Any,
+    along: Any,
+    ks: Any,
+    weight: Any,
+    counts: Any,
+    seen: Any,
+    shares: Any,
+) -> None:
+    """Samples of one line of the grid, from ``ks[0]`` to ``ks[1]`` by ``ks[2]``; see :func:`survey`."""
+    part = np.float32(1) / np.float32(step)
+    for k in range(ks[0], ks[1], ks[2]):
+        p, m, n = int(start[0] + along[0] * k), int(start[1] + along[1] * k), int(start[2] + along[2] * k)
+        if not (0 <= p < seen.shape[0] and 0 <= m < seen.shape[1] and 0 <= n < seen.shape[2]):
+            continue
+        seen[p, m, n] += weight
+        c, t = k // step, np.float32(k % step) * part
+        x = row[c, 0] + t * (row[c + 1, 0] - row[c, 0])
+        y = row[c, 1] + t * (row[c + 1, 1] - row[c, 1])
+        z = row[c, 2] + t * (row[c + 1, 2] - row[c, 2])
+        if 0 <= x < index.shape[0] and 0 <= y < index.shape[1] and 0 <= z < index.shape[2]:
+            structure = group[index[int(x), int(y), int(z)]]
+            if structure >= 0:
+                counts[structure] += weight
+                shares[structure, p, m, n] += weight
+
+
+@njit(cache=True, nogil=True)
+def survey(
+    index: Any, group: Any, nodes: Any, step: int, frame: Any, stride: int, shape: Any, inner: Any, shares: Any
+) -> Any:
+    """Count, on every ``stride``-th voxel of a grid that reads an anatomy through nodes, what it would show.
 
     Args:
-        members: ``[X, Y, Z]`` int16 group of each cell, or -1.
-        count: number of groups. Empty groups get 1.
+        index: ``[X, Y, Z]`` uint8 label positions; ``group``: label position → structure, or -1.
+        nodes: ``[A, B, C, ≥3]`` anatomy voxel read at every ``step``-th voxel of the grid; linear in between.
+        frame: 3×4 float32, voxel of the grid → cell in which the displacement is given, before anything moved.
+        shape: voxels of the grid.
+        inner: ``[3, 2]`` first and last voxel + 1, by axis, of a box in which every voxel is looked at.
+        shares: ``[S, cells…]`` float32, filled with each structure's share of the samples in every cell.
+
+    Returns:
+        ``[S]`` voxels per structure, as estimated from the samples.
     """
-    total, cells = np.zeros(count), np.zeros(count)
-    nx, ny, nz, _ = moved.shape
-    for i in range(1, nx - 1):
-        for j in range(1, ny - 1):
-            for k in range(1, nz - 1):
-                group = members[i, j, k]
-                if group < 0:
-                    continue
-                m = np.empty((3, 3))
+    counts = np.zeros(shares.shape[0])
+    seen = np.zeros(shares.shape[1:], np.float32)
+    shares[:] = 0
+    part, half, one = np.float32(1) / np.float32(step), np.float32(0.5), np.float32(1)
+    row, start = np.empty((nodes.shape[2], 3), np.float32), np.empty(3, np.float32)
+    sparse = np.float32(stride**3)
+    along = frame[:, 2].copy()
+    for i in range(shape[0]):
+        inside_i, taken_i = inner[0, 0] <= i < inner[0, 1], i % stride == 0
+        a, r = i // step, np.float32(i % step) * part
+        for j in range(shape[1]):
+            inside, taken = inside_i and inner[1, 0] <= j < inner[1, 1], taken_i and j % stride == 0
+            if not (inside or taken):
+                continue
+            b, s = j // step, np.float32(j % step) * part
+            for c in range(row.shape[0]):
                 for axis in range(3):
-                    m[axis, 0] = 0.5 * (moved[i + 1, j, k, axis] - moved[i - 1, j, k, axis])
-                    m[axis, 1] = 0.5 * (moved[i, j + 1, k, axis] - moved[i, j - 1, k, axis])
-                    m[axis, 2] = 0.5 * (moved[i, j, k + 1, axis] - moved[i, j, k - 1, axis])
-                    m[axis, axis] += 1.0
-                total[group] += (
-                    m[0, 0] * (m[1, 1] * m[2, 2] - m[1, 2] * m[2, 1])
-                    - m[0, 1] * (m[1, 0] * m[2, 2] - m[1, 2] * m[2, 0])
-                    + m[0, 2] * (m[1, 0] * m[2, 1] - m[1, 1] * m[2, 0])
+                    near = nodes[a, b, c, axis] + s * (nodes[a, b + 1, c, axis] - nodes[a, b, c, axis])
+                    far = nodes[a + 1, b, c, axis] + s * (nodes[a + 1, b + 1, c, axis] - nodes[a + 1, b, c, axis])
+                    row[c, axis] = near + r * (far - near) + half
+            for axis in range(3):
+                start[axis] = frame[axis, 0] * i + frame[axis, 1] * j + frame[axis, 3] + half
+            first = (i // stride + j // stride) % 2 * (stride // 2)
+            if inside:
+                line = (inner[2, 0], inner[2, 1], 1)
+                _survey_line(index, group, row, step, start, along, line, one, counts, seen, shares)
+            if taken:
+                low = inner[2, 0] if inside else shape[2]
+                _survey_line(index, group, row, step, start, along, (first, low, stride), sparse, counts, seen, shares)
+            if taken and inside:
+                after = first + -(-(inner[2, 1] - first) // stride) * stride
+                _survey_line(
+                    index, group, row, step, start, along, (after, shape[2], stride), sparse, counts, seen, shares
                 )
-                cells[group] += 1
-    for group in range(count):
-        total[group] = total[group] / cells[group] if cells[group] else 1.0
-    return total
+    flat, held = shares.reshape(shares.shape[0], -1), seen.reshape(-1)
+    for s in range(flat.shape[0]):
+        for n in range(flat.shape[1]):
+            if flat[s, n] > 0:
+                flat[s, n] /= held[n]
+    return counts
+
+
+def spline_weights(count: int, knots: int) -> Floats:
+    """``[count, knots + 2]`` cubic B-spline weights, scaled so that independent unit knots give about unit variance."""
+    at = np.linspace(0, knots - 1, count)[:, None] - np.arange(-1, knots + 1)[None]
+    far = np.abs(at)
+    weights = np.where(far < 1, 2 / 3 - far**2 + far**3 / 2, np.maximum(2 - far, 0) ** 3 / 6)
+    return (weights / np.sqrt((weights**2).sum(1).mean())).astype(np.float32)

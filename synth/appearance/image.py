@@ -7,18 +7,23 @@ slices, k-space artefacts, noise, interpolation back to the output grid, scaling
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from synth.anatomy.morphometry import Reader
+from synth.anatomy.source import Anatomy
+from synth.anatomy.warp import spline_weights
 from synth.keys import rng_for
 
 Floats = npt.NDArray[np.float32]
 BIAS_KNOTS_MM = 45.0  # distance of the bias field's knots: four across a head, as in SynthSeg
 NODE_MM = 3.0  # distance of the nodes between which the kernel interpolates warp, bias field and coarse texture
+SAMPLE_MM = 2.0  # between the samples on which volumes are measured while they are brought about
+BRAIN_MARGIN_MM = 6.0
 POINT_SPREAD = 0.45  # least SD of the point spread in voxels, where a voxel is sampled at its middle alone
 SLICE_PROFILE = 1 / 2.355  # SD of a Gaussian whose full width at half maximum is 1
 QUANTILE = 0.995
@@ -37,34 +42,70 @@ class Nodes:
     step: int
 
 
-def make_nodes(
-    shape: tuple[int, int, int],
-    spacing: tuple[float, float, float],
-    matrix: Floats,
-    moved: Floats,
-    low: Floats,
-    cell: Floats,
-    bias: float,
-    rng: np.random.Generator,
-) -> Nodes:
-    """Nodes of one volume.
+@dataclass(frozen=True, eq=False)
+class NodeGrid:
+    """The nodes of an output grid: how many, how far apart, and where they read the anatomy.
 
-    Args:
-        matrix: 3×4, output voxel → anatomy voxel.
-        moved: ``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels, on cells of ``cell`` voxels; the middle of
-            the first lies at ``low``.
-        bias: SD of the log bias field.
+    Attributes:
+        shape, spacing: of the output grid, voxels and mm.
+        matrix: 3×4 float32, output voxel → anatomy voxel.
+        low, cell: of the displacement's grid: anatomy voxel at the middle of its first cell, voxels a cell; float32.
     """
-    from synth.appearance.kernel import CHANNELS, fill_nodes
 
-    step = int(np.clip(round(NODE_MM / max(spacing)), 1, 4))
-    counts = tuple((n - 1) // step + 2 for n in shape)
-    values = np.empty((*counts, CHANNELS), np.float32)
-    fill_nodes(matrix, np.ascontiguousarray(moved), low, cell, step, values)
-    extent = [n * step * s for n, s in zip(counts, spacing, strict=True)]
-    values[..., 3] = bias_field(counts, extent, bias, rng)
-    values[..., 4] = rng.standard_normal(counts, dtype=np.float32)
-    return Nodes(values, step)
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    matrix: Floats
+    low: Floats
+    cell: Floats
+    every: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Output voxels between nodes."""
+        return self.every or int(np.clip(round(NODE_MM / max(self.spacing)), 1, 4))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Nodes along each axis."""
+        return tuple((n - 1) // self.step + 2 for n in self.shape)
+
+    def reader(self, anatomy: Anatomy) -> Reader:
+        """A grid like this one about the whole brain, whatever the field of view: 2 mm samples, the same nodes."""
+        finer = int(np.ceil(max(self.spacing) / SAMPLE_MM))
+        stride = max(1, int(SAMPLE_MM / max(self.spacing)))
+        matrix = self.matrix.astype(np.float64)
+        matrix[:, :3] /= finer
+        middle = np.array(anatomy.centre)
+        reach = [
+            (high - low) / 2 + BRAIN_MARGIN_MM / s
+            for (low, high), s in zip(anatomy.brain, anatomy.spacing, strict=True)
+        ]
+        corners = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * reach
+        extent = np.ceil(np.abs(corners @ np.linalg.inv(matrix[:, :3]).T).max(0)).astype(int)
+        matrix[:, 3] = middle - matrix[:, :3] @ extent
+        shape = tuple(int(2 * n + 1) for n in extent)
+        step = self.step * finer
+        own = replace(self, shape=shape, matrix=matrix.astype(np.float32), every=step)
+        return Reader(own.positions, matrix, shape, step, stride)
+
+    def positions(self, moved: Floats) -> Floats:
+        """``[A, B, C, 5]``, its first three channels filled: the anatomy voxel that each node reads.
+
+        ``moved``: ``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels.
+        """
+        from synth.appearance.kernel import CHANNELS, fill_nodes
+
+        values = np.empty((*self.counts, CHANNELS), np.float32)
+        fill_nodes(self.matrix, moved, self.low, self.cell, self.step, values)
+        return values
+
+    def nodes(self, moved: Floats, bias: float, rng: np.random.Generator) -> Nodes:
+        """The nodes of one volume; ``bias``: SD of the log bias field."""
+        values = self.positions(moved)
+        extent = [n * self.step * s for n, s in zip(self.counts, self.spacing, strict=True)]
+        values[..., 3] = bias_field(self.counts, extent, bias, rng)
+        values[..., 4] = rng.standard_normal(self.counts, dtype=np.float32)
+        return Nodes(values, self.step)
 
 
 def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, rng: np.random.Generator) -> Floats:
@@ -72,16 +113,8 @@ def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, r
     knots = [max(2, round(mm / BIAS_KNOTS_MM) + 1) for mm in extent_mm]
     field = rng.standard_normal([n + 2 for n in knots], dtype=np.float32) * np.float32(log_sd)
     for axis, (n, k) in enumerate(zip(counts, knots, strict=True)):
-        field = np.moveaxis(np.tensordot(_spline(n, k), field, axes=(1, axis)), 0, axis)
+        field = np.moveaxis(np.tensordot(spline_weights(n, k), field, axes=(1, axis)), 0, axis)
     return np.exp(field).astype(np.float32)
-
-
-def _spline(count: int, knots: int) -> Floats:
-    """``[count, knots + 2]`` cubic B-spline weights, scaled so that independent unit knots give about unit variance."""
-    at = np.linspace(0, knots - 1, count)[:, None] - np.arange(-1, knots + 1)[None]
-    far = np.abs(at)
-    weights = np.where(far < 1, 2 / 3 - far**2 + far**3 / 2, np.maximum(2 - far, 0) ** 3 / 6)
-    return (weights / np.sqrt((weights**2).sum(1).mean())).astype(np.float32)
 
 
 def sampling_points(matrix: Floats, spacing: tuple[float, float, float]) -> Floats:

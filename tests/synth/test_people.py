@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from synth.anatomy.labels import label_table
 from synth.anatomy.people import DIAGNOSES, Person, draw_person, effects
+from synth.errors import UserError
 from synth.keys import rng_for
 
 AGES = st.floats(20, 90)
@@ -73,10 +76,32 @@ def test_ad_shrinks_the_hippocampus_and_opens_the_ventricles_more_than_mci(age: 
         assert change(healthy, ad, structure) > change(healthy, mci, structure) > 0
 
 
-def test_ad_of_mean_severity_changes_volumes_by_what_the_table_says() -> None:
+@pytest.mark.parametrize("diagnosis, column", [("AD", "ad_d"), ("PD", "pd_d")])
+def test_groups_differ_by_the_cohens_d_of_the_table(diagnosis: str, column: str) -> None:
+    drawn = {d: [draw_person(rng_for(7, i), (70, 70), {d: 1.0}) for i in range(3000)] for d in ("CN", diagnosis)}
     for name, effect in effects().items():
-        realised = math.expm1(change(person(), person(diagnosis="AD", severity=1.0), name))
-        assert math.isclose(100 * realised, effect.ad_percent, abs_tol=1e-9)
+        spread = math.log1p(effect.sd_percent / 100)
+        shift = np.array([effect.log_disease_change(p.diagnosis, p.stage, p.severity) for p in drawn[diagnosis]])
+        realised = shift.mean() / math.sqrt(spread**2 + shift.var() / 2)
+        assert realised == pytest.approx(getattr(effect, column), abs=0.05), name
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("hippocampus\t", "hipocampus\t", "hipocampus"),
+        ("\t8.3\t", "\tmany\t", "ml_at_30 of hippocampus"),
+        ("\t9.5\t0.5\t", "\t-9.5\t0.5\t", "sd_percent of hippocampus"),
+        ("\t9.5\t0.5\t", "\t9.5\t1.5\t", "loading of hippocampus"),
+        ("loading", "lauding", "lacks the column loading"),
+    ],
+)
+def test_a_bad_effects_table_is_refused_in_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = (resources.files("synth.anatomy") / "data" / "effects.tsv").read_text()
+    assert old in text
+    (tmp_path / "mine.tsv").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=said):
+        effects(tmp_path / "mine.tsv")
 
 
 def test_pd_is_mild_and_grows_with_stage() -> None:
