@@ -344,18 +344,18 @@ def test_what_may_lie_on_one_side_is_read(numbers: dict[int, int], toy_label_map
 
 def test_more_labels_than_positions_are_refused(tmp_path: Path, toy_label_map: Callable[..., Path]) -> None:
     array = spheres_in_a_box()
-    array[0, 0, :] = 3000 + np.arange(40)
-    array[0, 1:9, :] = 3000 + np.arange(320).reshape(8, 40)
+    array[0, :8, :] = 3000 + np.arange(320).reshape(8, 40)
     rows = "".join(f"{3000 + n}\tOwn-{n}\town\tgm\n" for n in range(320))
     path = toy_label_map(array) / "toy_dseg.nii.gz"
-    with pytest.raises(UserError, match="holds 329 labels; expected 256 or fewer"):
+    with pytest.raises(UserError, match="holds 331 labels; expected 256 or fewer"):
         load_anatomy(path, own(tmp_path, HEADER + rows))
 
 
 def test_every_number_of_the_real_label_maps_is_built_in(real_anatomies: Path) -> None:
-    (tally,) = {t.of for t in census(next(iter(sorted(real_anatomies.glob("*.nii.gz"))))).values()}
-    assert tally == 1
-    assert set(census(next(iter(sorted(real_anatomies.glob("*.nii.gz")))))) <= set(label_table())
+    first, *_ = sorted(real_anatomies.glob("*.nii.gz"))
+    found = census(first)
+    assert len(found) > 30 and set(found) <= set(label_table())
+    assert 2 < sum(found[17].millilitres) < 6
 
 
 # --- brainloom synth labels -------------------------------------------------------------------------------------------
