@@ -33,6 +33,7 @@ def labels(folder: Path | None = None, /, *, out: Path, labels: Path | None = No
     rows: dict[int, Label] = {n: table[n] for number in known for n in (number, table[number].partner)}
     rows |= {n: label for n, label in table.items() if label != label_table().get(n)}  # every row of one's own
     save_table(as_tsv(rows.values(), unknown), out)
+    print("mean volumes over the label maps that hold the label:")
     for number in sorted(found):
         print(f"  {_line(number, table.get(number), found[number])}")
     print(f"{out}: {len(rows) + len(unknown)} labels" + _what_next(out, unknown))

@@ -186,7 +186,7 @@ def _row(cells: dict[str, str], where: str, classes: Mapping[str, str]) -> Label
 
 
 def _number(text: str, where: str, column: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text) or int(text) > HIGHEST:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > HIGHEST:
         raise UserError(f"{where}: {column} is '{text}'; expected a whole number from 0 to {HIGHEST}")
     return int(text)
 

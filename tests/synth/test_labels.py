@@ -201,6 +201,7 @@ def test_a_table_that_was_changed_is_read_again(tmp_path: Path) -> None:
         ("900\tunknown-900\tunknown_900\t\t900\n", "is empty; complete the row with one of background, wm"),
         ("900.5\tPons\tpons\twm\n", "label is '900.5'; expected a whole number from 0 to 32767"),
         ("-1\tPons\tpons\twm\n", "label is '-1'"),
+        ("9" * 5000 + "\tPons\tpons\twm\n", "expected a whole number from 0 to 32767"),
         ("40000\tPons\tpons\twm\n", "label is '40000'"),
         ("\tPons\tpons\twm\n", "label is ''"),
         ("900\tPons\tpons\twm\tnone\n", "partner is 'none'"),
@@ -274,6 +275,28 @@ def test_a_table_that_is_written_is_read_as_it_was(
 ) -> None:
     path = own(tmp_path_factory.mktemp("tables"), as_tsv(labels))
     assert label_table(path) == {**label_table(), **{label.number: label for label in labels}}
+
+
+CELLS = st.one_of(
+    st.sampled_from(["17", "53", "901", "902", "Left-X", "Right-X", "x", "gm", "wm", "hippocampus", "", "#", "CSF"]),
+    st.text(max_size=5),
+)
+
+
+@given(lines=st.lists(st.lists(CELLS, max_size=7).map("\t".join), max_size=5))
+def test_whatever_stands_in_a_table_is_read_or_refused(
+    lines: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = own(tmp_path_factory.mktemp("tables"), (HEADER + "\n".join(lines)).encode("utf-8", "surrogatepass"))
+    try:
+        table = label_table(path)
+    except UserError:
+        return
+    for number, label in table.items():
+        partner = table[label.partner]
+        assert (partner.partner, partner.structure, partner.tissue) == (number, label.structure, label.tissue)
+        assert label.side != partner.side or not label.side
+    assert len({label.covariate for label in table.values()}) == len(table)
 
 
 # --- label maps under a table of one's own ---------------------------------------------------------------------------

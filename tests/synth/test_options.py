@@ -238,7 +238,7 @@ def optional_place(place: Path | None = None, /, *, out: Path) -> int:
 )
 def test_a_positional_word_with_a_default_can_be_left_out(words: list[str], place: Path | None) -> None:
     assert call(optional_place, words, "brainloom test") == 0
-    assert SEEN == {"place": place, "out": Path("x")}
+    assert {"place": place, "out": Path("x")} == SEEN
 
 
 def test_help_shows_which_positional_words_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
