@@ -17,6 +17,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "verify": ("synth.cli:verify", "check every voxel of a corpus against its records"),
         "explain": ("synth.cli:explain", "the birth certificate of one volume"),
         "export": ("synth.cli:export", "write a corpus as a BIDS folder"),
+        "labels": ("synth.label_cli:labels", "write a label table: the built-in one, or that of your label maps"),
     },
     "pretrain": {
         "run": ("pretrain.cli:run", "pre-train a backbone on a corpus"),

@@ -1,9 +1,10 @@
 """Commands are plain typed functions; this turns their signatures into options, YAML and clear errors.
 
-A parameter before ``/`` is positional, every other one is ``--name VALUE`` (``--na-me`` and ``--na_me`` alike). A
-parameter annotated :class:`synth.generator.GeneratorSpec` brings ``--generator NAME`` and, from the constructor's own
-signature, ``--generator.OPTION VALUE``. Wherever a tuple is expected, commas do. ``--config FILE`` reads the same
-names from YAML (the command line wins), ``--print_config`` writes them.
+A parameter before ``/`` is positional (one with a default can be left out), every other one is ``--name VALUE``
+(``--na-me`` and ``--na_me`` alike). A parameter annotated :class:`synth.generator.GeneratorSpec` brings
+``--generator NAME`` and, from the constructor's own signature, ``--generator.OPTION VALUE``. Wherever a tuple is
+expected, commas do. ``--config FILE`` reads the same names from YAML (the command line wins), ``--print_config``
+writes them.
 """
 
 from __future__ import annotations
@@ -260,9 +261,7 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
     doc = parse(inspect.getdoc(function) or "")
     about = {p.arg_name.lstrip("*"): (p.description or "") for p in doc.params}
     hints = typing.get_type_hints(function)
-    words = " ".join(
-        p.name.upper() + ("…" if p.kind is p.VAR_POSITIONAL else "") for p in _parameters(function) if _is_positional(p)
-    )
+    words = " ".join(_usage_word(p) for p in _parameters(function) if _is_positional(p))
     lines = [f"usage: {program} {words} [options]".replace("  ", " "), "", doc.short_description or ""]
     lines += ["", doc.long_description] if doc.long_description else []
     lines += ["", "options:"]
@@ -275,6 +274,12 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
         name = next((b for a, b in itertools.pairwise(arguments) if a == "--generator"), "LabelMap")
         lines += _generator_help(name)
     return "\n".join(lines)
+
+
+def _usage_word(parameter: inspect.Parameter) -> str:
+    """``CORPUS``, ``[FOLDER]`` when it can be left out, ``RESULTS…`` when there can be many."""
+    word = parameter.name.upper() + ("…" if parameter.kind is parameter.VAR_POSITIONAL else "")
+    return word if parameter.default is parameter.empty else f"[{word}]"
 
 
 def _generator_help(name: str) -> list[str]:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synth.anatomy.labels import Label, check_known, label_table
+from synth.anatomy.labels import Label, State, check_known, label_table, table_state
+from synth.anatomy.people import effects
 from synth.errors import UserError
 from synth.sample import spacing_of
 
 MINIMUM_BRAIN_MM3 = 100_000.0  # less is no brain, even of a newborn
+MOST_LABELS = 256  # positions are kept as uint8
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 
@@ -78,27 +80,32 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load_anatomy(path: Path) -> Anatomy:
-    """Read, check and canonicalise one label map.
+def load_anatomy(path: Path, table: Path | None = None) -> Anatomy:
+    """Read, check and canonicalise one label map; ``table`` is a user's label table (TSV), laid over the built-in one.
 
     Raises:
-        UserError: unreadable or truncated file, not 3-D, NaN, non-integer or unknown labels, nothing intracranial.
+        UserError: unreadable or truncated file, not 3-D, NaN, non-integer or unknown labels, nothing intracranial, a
+            structure that changes with age and disease on one side only; a table that is wrong.
     """
     path = path.resolve()
     state = path.stat()
-    return _load_anatomy(path, state.st_mtime_ns, state.st_size)
+    return _load_anatomy(path, state.st_mtime_ns, state.st_size, None if table is None else table_state(table))
 
 
 @lru_cache(maxsize=32)
-def _load_anatomy(path: Path, changed: int, size: int) -> Anatomy:
-    data, spacing = _read(path)
+def _load_anatomy(path: Path, changed: int, size: int, table: State | None) -> Anatomy:
+    data, spacing = read_label_map(path)
+    own = table[0] if table else None
     if data.min() < 0 or data.max() > 65535:
-        check_known([data.min(), data.max()], f"label map '{path}'")
+        check_known([data.min(), data.max()], f"label map '{path}'", own)
     present = np.bincount(data.ravel(), minlength=1) > 0
     present[0] = True  # position 0 stands for what lies outside the map
     numbers = np.flatnonzero(present)
-    check_known(numbers, f"label map '{path}'")
-    labels = tuple(label_table()[int(number)] for number in numbers)
+    check_known(numbers, f"label map '{path}'", own)
+    if len(numbers) > MOST_LABELS:
+        raise UserError(f"label map '{path}' holds {len(numbers)} labels; expected {MOST_LABELS} or fewer")
+    labels = tuple(label_table(own)[int(number)] for number in numbers)
+    _check_sides(labels, path)
     index = _cropped((np.cumsum(present) - 1).astype(np.uint8)[data])
     inside = np.array([label.is_intracranial and label.structure not in ("sulcal_csf", "vessel") for label in labels])[
         index
@@ -117,6 +124,22 @@ def _load_anatomy(path: Path, changed: int, size: int) -> Anatomy:
     return Anatomy(name, np.ascontiguousarray(index, dtype=np.uint8), labels, spacing, brain, volumes)  # type: ignore[arg-type]
 
 
+def _check_sides(labels: tuple[Label, ...], path: Path) -> None:
+    """Structures whose volume follows age and disease need both sides. Lesions, vessels and such may lie on one; so may
+    a ventricle, since one horn can be closed."""
+    present = {label.number for label in labels}
+    for structure in effects():
+        parts = [label for label in labels if label.structure == structure and label.tissue != "csf"]
+        paired = any(label.partner in present for label in parts)  # true of what has no sides, too
+        if parts and not paired and len({label.side for label in parts} - {""}) < 2:
+            shown = ", ".join(f"{label.number} {label.name} without {label.partner}" for label in parts[:3])
+            more = " …" if len(parts) > 3 else ""
+            raise UserError(
+                f"label map '{path}' holds {structure} on one side only ({shown}{more}); expected both sides of every "
+                "structure that changes with age and disease: label the other side too, or mend partner in the label table"
+            )
+
+
 def _cropped(index: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The box that holds everything but background."""
     held = index > 0
@@ -124,8 +147,12 @@ def _cropped(index: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return index[tuple(slice(line[0], line[-1] + 1) if line.size else slice(0, 1) for line in lines)]
 
 
-def _read(path: Path) -> tuple[npt.NDArray[np.int32], tuple[float, float, float]]:
-    """Integer voxels in RAS+ order, and spacing in mm."""
+def read_label_map(path: Path) -> tuple[npt.NDArray[np.int32], tuple[float, float, float]]:
+    """``[D, H, W]`` label numbers in RAS+ order, and spacing in mm along those axes.
+
+    Raises:
+        UserError: unreadable or truncated file, not 3-D, NaN or non-integer values.
+    """
     import nibabel
 
     try:

@@ -236,3 +236,41 @@ def test_label_maps_stored_as_floats_or_with_a_last_axis_of_one_are_fine(
     toy_label_map(spheres_in_a_box()[..., None], name="b_dseg.nii")
     answer: Any = run(*GENERATE, *SMALL, "--generator.anatomies", "anatomies")
     assert answer.code == 0, answer.err
+
+
+ROW = "901\tLeft-Nigra\tnigra\tgm\t"
+
+
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        (ROW + "901", "line 2: label 901 (Left-Nigra) is a left without its right"),
+        (ROW + "902", "partner 902, which is in no table"),
+        (ROW + "17", "whose own partner is 53"),
+        (ROW.replace("gm", "grey") + "902", "the tissue of label 901 (Left-Nigra) is 'grey'"),
+    ],
+)
+def test_a_contradictory_label_table_is_refused(rows: str, says: str, place: Path, run: Run) -> None:
+    (place / "own.tsv").write_text("label\tname\tstructure\ttissue\tpartner\n" + rows + "\n")
+    refuse(run, place, "synth", "labels", "--labels", "own.tsv", "--out", "new.tsv", says=says)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("nowhere", "--out", "new.tsv"), "there is no folder 'nowhere'"),
+        (("--labels", "nowhere.tsv", "--out", "new.tsv"), "nowhere.tsv"),
+        (("--out", "no/such/folder/new.tsv"), "no/such/folder"),
+        (("--out", "."), "exists"),
+        ((), "--out"),
+        (("a", "b", "--out", "new.tsv"), "'b'"),
+    ],
+)
+def test_a_label_table_that_cannot_be_made_is_refused(words: tuple[str, ...], says: str, place: Path, run: Run) -> None:
+    refuse(run, place, "synth", "labels", *words, says=says)
+
+
+def test_a_left_without_its_right_is_refused(place: Path, run: Run, toy_label_map: Callable[..., Path]) -> None:
+    array = spheres_in_a_box()
+    toy_label_map(np.where(array == 53, 41, array).astype(np.int16), name="odd_dseg.nii.gz")
+    refuse(run, place, *GENERATE, *SMALL, "--generator.anatomies", "anatomies", says="17 Left-Hippocampus without 53")

@@ -223,3 +223,33 @@ def test_another_value_is_another_recipe() -> None:
     assert GeneratorSpec("LabelMap", {"noise": PRIORS["t1w"]["noise"], "flip": True}).fingerprint([]) == specs[
         0
     ].fingerprint([]), "a default, written out"
+
+
+def optional_place(place: Path | None = None, /, *, out: Path) -> int:
+    """Remember what it was given.
+
+    Args:
+        place: where.
+        out: folder.
+    """
+    SEEN.clear()
+    SEEN.update(place=place, out=out)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "words, place",
+    [
+        (["--out", "x"], None),
+        (["here", "--out", "x"], Path("here")),
+        (["--out", "x", "here"], Path("here")),
+    ],
+)
+def test_a_positional_word_with_a_default_can_be_left_out(words: list[str], place: Path | None) -> None:
+    assert call(optional_place, words, "brainloom test") == 0
+    assert {"place": place, "out": Path("x")} == SEEN
+
+
+def test_help_shows_which_positional_words_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(optional_place, ["--help"], "brainloom test") == 0
+    assert capsys.readouterr().out.startswith("usage: brainloom test [PLACE] [options]\n")
