@@ -17,10 +17,11 @@ from synth.anatomy.people import (
     DIAGNOSES,
     ICV_FEMALE_ML,
     ICV_MALE_RATIO,
+    STAGE_MIX,
     Person,
     draw_person,
-    effects,
 )
+from synth.anatomy.people import effects as read_effects
 from synth.anatomy.pose import draw_pose, pull_matrix
 from synth.anatomy.source import Anatomy, builtin_path, find_label_maps, load_anatomy, sha256_of
 from synth.appearance import contrast as contrasts
@@ -29,7 +30,7 @@ from synth.appearance import priors
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
-from synth.labelmap_options import checked_ages, checked_mix, checked_shape, checked_spacing
+from synth.labelmap_options import checked_ages, checked_mix, checked_shape, checked_spacing, checked_stages
 from synth.sample import Sample, centred_affine
 
 MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
@@ -81,12 +82,15 @@ class LabelMap(Generator):
         shape: output voxels left→right, posterior→anterior, inferior→superior.
         spacing: output voxel size in mm, one number or three.
         anatomies: folder (or one file) of FreeSurfer / FastSurfer / SynthSeg style label maps; the built-in one if absent.
+        labels: label table (TSV) for numbers that are not FreeSurfer's, see brainloom synth labels.
         contrast: t1w (real T1 contrast with scanner variation), t2w, flair, or random (SynthSeg's mixture, any contrast).
         deformation: mild (rigid, head size, small smooth warp, morphometry; volumes mean something), strong
             (SynthSeg-strength affine and warp on top) or none (the label map as it is, without a person).
         ages: youngest and oldest age drawn, years.
         diagnoses: which of CN, MCI, AD, PD are drawn.
         diagnosis_weights: their weights, in the same order; even if empty.
+        stage_weights: how often people with PD are at Hoehn & Yahr stage 1, 2, 3 and 4.
+        effects: table (TSV) of what age, sex and disease do to volumes; the built-in one if absent (docs/morphometry.md).
         sites: names of simulated scanners, one drawn per volume; if empty every volume has a scanner of its own.
         warp_mm: SD of the individual smooth warp, mm.
         warp_length_mm: its correlation length, mm.
@@ -113,11 +117,14 @@ class LabelMap(Generator):
         shape: tuple[int, int, int] = (160, 192, 160),
         spacing: float | tuple[float, float, float] = 1.0,
         anatomies: Path | None = None,
+        labels: Path | None = None,
         contrast: Literal["t1w", "t2w", "flair", "random"] = "t1w",
         deformation: Literal["mild", "strong", "none"] = "mild",
         ages: tuple[float, float] = (20.0, 90.0),
         diagnoses: tuple[str, ...] = DIAGNOSES,
         diagnosis_weights: tuple[float, ...] = (),
+        stage_weights: tuple[float, float, float, float] = tuple(STAGE_MIX.values()),  # type: ignore[assignment]
+        effects: Path | None = None,
         sites: tuple[str, ...] = (),
         warp_mm: float = 1.5,
         warp_length_mm: float = 25.0,
@@ -144,7 +151,10 @@ class LabelMap(Generator):
         self.contrast, self.deformation = contrast, deformation
         self.ages = checked_ages(ages)
         self.diagnoses = checked_mix(tuple(diagnoses), tuple(diagnosis_weights))
+        self.stages = checked_stages(tuple(stage_weights))
         self.sites = tuple(sites)
+        self.label_table_path, self.effects_path = labels, effects
+        read_effects(effects)
         if not 0 <= warp_mm <= 20:
             raise UserError(f"warp_mm is {warp_mm}; expected a number from 0 to 20")
         if not warp_length_mm > 0:
@@ -171,7 +181,10 @@ class LabelMap(Generator):
     @cached_property
     def _checksums(self) -> list[str]:
         for path in self.paths:  # a damaged or foreign label map is refused before anything is made
-            self._warn_if_finer(load_anatomy(path))
+            anatomy = self._anatomy(path)
+            self._warn_if_finer(anatomy)
+            if self.effects_path is not None and self.deformation != "none":
+                check_changeable(anatomy, self.effects_path)
         return [sha256_of(path) for path in self.paths]
 
     def _warn_if_finer(self, anatomy: Anatomy) -> None:
@@ -184,39 +197,40 @@ class LabelMap(Generator):
             )
 
     def parents(self) -> list[dict[str, Any]]:
-        """The label maps, each with its checksum. The built-in one derives from ICBM152 2009c and CerebrA."""
+        """The label maps, each with its checksum, then the user's own tables. The built-in one derives from ICBM152
+        2009c and CerebrA."""
         licence = (
             "ICBM152 and CerebrA notices, see synth/anatomy/data/NOTICE" if self.own_reference else "as the label maps'"
         )
-        return [
-            {
-                "kind": "template" if self.own_reference else "label map",
-                "name": path.name,
-                "sha256": checksum,
-                "licence": licence,
-            }
-            for path, checksum in zip(self.paths, self._checksums, strict=True)
-        ]
+        kind = "template" if self.own_reference else "label map"
+        found = [(kind, path.name, checksum) for path, checksum in zip(self.paths, self._checksums, strict=True)]
+        for what, table in (("label table", self.label_table_path), ("effects table", self.effects_path)):
+            if table is not None:
+                found.append((what, table.name, sha256_of(table)))
+        return [{"kind": what, "name": name, "sha256": checksum, "licence": licence} for what, name, checksum in found]
 
     def labels(self) -> dict[int, str]:
         """Every label number of the anatomies and its FreeSurfer name."""
-        table = label_table()
+        table = label_table(self.label_table_path)
         numbers = {
-            n for path in self.paths for label in load_anatomy(path).labels for n in (label.number, label.partner)
+            n for path in self.paths for label in self._anatomy(path).labels for n in (label.number, label.partner)
         }
         found = {number: table[number].name for number in numbers}
         return dict(sorted(found.items()))
 
+    def _anatomy(self, path: Path) -> Anatomy:
+        return load_anatomy(path, self.label_table_path)
+
     def draw(self, rng: np.random.Generator) -> Params:
         """Which anatomy, who, where the head lies, which scanner, and the seeds of warp and noise."""
-        person = draw_person(rng, self.ages, self.diagnoses)
+        person = draw_person(rng, self.ages, self.diagnoses, self.stages, self.effects_path)
         params: Params = {"anatomy": self._choose(rng, person)}
         params["person"] = None if self.deformation == "none" else person.as_params()
         params["pose"] = draw_pose(rng, self.deformation, self.flip)
         site = str(rng.choice(self.sites)) if self.sites else None
         params["site"] = site or "random"
         params["scanner"] = contrasts.draw_scanner(rng, site, self.contrast, self.priors)
-        drawn = contrasts.draw_contrast(self.contrast, rng, params["scanner"], label_table())
+        drawn = contrasts.draw_contrast(self.contrast, rng, params["scanner"], label_table(self.label_table_path))
         params["contrast"] = contrasts.as_params(drawn)
         params["strip"] = bool(rng.random() < self.strip)
         params["warp_seed"], params["noise_seed"] = new_seed(rng), new_seed(rng)
@@ -226,9 +240,12 @@ class LabelMap(Generator):
         """Position of an anatomy; those whose ventricles are near the person's are likelier, so that less is bent."""
         if len(self.paths) == 1 or self.deformation == "none":
             return int(rng.integers(len(self.paths)))
-        anatomies = [load_anatomy(path) for path in self.paths]
+        anatomies = [self._anatomy(path) for path in self.paths]
+        targets = person.log_targets(self.effects_path)
+        if VENTRICLE not in targets:
+            return int(rng.integers(len(self.paths)))
         here = np.log([a.volumes.get(VENTRICLE, 1.0) / 1000 * MEAN_ICV_ML / a.intracranial_ml for a in anatomies])
-        weight = np.exp(-0.5 * ((here - person.log_targets()[VENTRICLE]) / VENTRICLE_REACH) ** 2) + 1e-6
+        weight = np.exp(-0.5 * ((here - targets[VENTRICLE]) / VENTRICLE_REACH) ** 2) + 1e-6
         return int(rng.choice(len(self.paths), p=weight / weight.sum()))
 
     def render(self, params: Params) -> Sample:
@@ -261,12 +278,14 @@ class LabelMap(Generator):
         if plan.strip:
             kernel.blank_outside(label, image)
         images.finish(image, plan.scanner)
-        covariates = self._covariates(params) | volumes_of(dict(zip(plan.numbers, counts, strict=True)), self.spacing)
+        covariates = self._covariates(params) | volumes_of(
+            dict(zip(plan.numbers, counts, strict=True)), self.spacing, self.label_table_path
+        )
         return Sample(image[None], label, covariates, centred_affine(self.shape, self.spacing))
 
     def plan(self, params: Params) -> Plan:
         """What the voxels of one volume are filled from; a pure function of ``params``."""
-        anatomy = load_anatomy(self.paths[params["anatomy"]])
+        anatomy = self._anatomy(self.paths[params["anatomy"]])
         person = Person(**params["person"]) if params["person"] else None
         size = 1.0 if person is None else (person.icv_ml / anatomy.intracranial_ml) ** (1 / 3)
         matrix = pull_matrix(params["pose"], size, self.shape, self.spacing, anatomy.spacing, anatomy.centre)
@@ -322,7 +341,9 @@ class LabelMap(Generator):
             return still.nodes(np.zeros((2, 2, 2, 3), np.float32), bias, rng)
         strong = self.deformation == "strong"  # volumes mean less there: a coarse grid, nothing corrected
         box = morphometry.velocity_grid(
-            anatomy, tuple(effects()), morphometry.COARSE_GRID_MM if strong else morphometry.GRID_MM
+            anatomy,
+            tuple(read_effects(self.effects_path)),
+            morphometry.COARSE_GRID_MM if strong else morphometry.GRID_MM,
         )
         warp_mm = STRONG_WARP * self.warp_mm if strong else self.warp_mm
         own = None
@@ -335,12 +356,12 @@ class LabelMap(Generator):
             self.shape, self.spacing, matrix, (np.array(box.low) + (step - 1) / 2).astype(np.float32), step
         )
         reader = None if strong else grid.reader(anatomy)
-        wanted = wanted_changes(anatomy, person, self.own_reference)
+        wanted = wanted_changes(anatomy, person, self.own_reference, self.effects_path)
         moved = morphometry.person_displacement(box, wanted, own, reader, 0 if strong else CORRECTIONS)
         return grid.nodes(moved, bias, rng)
 
     def _covariates(self, params: Params) -> dict[str, float | str]:
-        name = load_anatomy(self.paths[params["anatomy"]]).name
+        name = self._anatomy(self.paths[params["anatomy"]]).name
         covariates: dict[str, float | str] = {"anatomy": name, "site": params["site"]}
         if params["person"]:
             person = Person(**params["person"])
@@ -349,19 +370,21 @@ class LabelMap(Generator):
         return covariates
 
 
-def wanted_changes(anatomy: Anatomy, person: Person, own_reference: bool) -> dict[str, float]:
+def wanted_changes(
+    anatomy: Anatomy, person: Person, own_reference: bool, table: Path | None = None
+) -> dict[str, float]:
     """Structure → log volume change, head size apart, that turns the anatomy into the person.
 
     The built-in anatomy stands for the mean healthy person of 30 (``own_reference``); of other label maps the age is
     unknown, so their volumes, scaled to the mean head, are brought to the person's own.
     """
-    targets = person.log_targets()
+    targets = person.log_targets(table)
     scale = MEAN_ICV_ML / anatomy.intracranial_ml
     changes = {}
     for name, target in targets.items():
         if anatomy.volumes.get(name, 0.0) <= 0:
             continue
-        here = effects()[name].ml_at_30 if own_reference else anatomy.volumes[name] / 1000 * scale
+        here = read_effects(table)[name].ml_at_30 if own_reference else anatomy.volumes[name] / 1000 * scale
         changes[name] = target - float(np.log(here))
     return changes
 
@@ -382,12 +405,24 @@ def _blank_outside(array: npt.NDArray[Any], view: tuple[tuple[int, int], ...]) -
     return cut
 
 
-def volumes_of(counts: dict[int, int], spacing: tuple[float, float, float]) -> dict[str, float | str]:
+def check_changeable(anatomy: Anatomy, table: Path) -> None:
+    """Raise UserError when a user's effects table names a structure that the anatomy lacks: nothing can shrink there."""
+    missing = [name for name in read_effects(table) if anatomy.volumes.get(name, 0.0) <= 0]
+    if missing:
+        raise UserError(
+            f"effects table '{table}' changes {', '.join(missing)}, of which label map '{anatomy.name}' holds no voxel; "
+            "take the row out of the table, or the label map out of the folder"
+        )
+
+
+def volumes_of(
+    counts: dict[int, int], spacing: tuple[float, float, float], table: Path | None = None
+) -> dict[str, float | str]:
     """``volume_…`` in mm³ of every intracranial structure with voxels, from label number → voxels as written."""
     voxel = float(np.prod(spacing))
     volumes: dict[str, float | str] = {}
     total = 0.0
-    for entry in label_table().values():
+    for entry in label_table(table).values():
         count = float(counts.get(entry.number, 0))
         if entry.is_intracranial and count:
             volumes[entry.covariate] = count * voxel

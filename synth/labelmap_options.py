@@ -45,3 +45,11 @@ def checked_mix(names: tuple[str, ...], weights: tuple[float, ...]) -> dict[str,
             f"diagnosis_weights has {len(weights)} numbers for {len(names)} diagnoses; expected one each, none negative"
         )
     return dict(zip(names, weights or (1.0,) * len(names), strict=True))
+
+
+def checked_stages(weights: tuple[float, ...]) -> dict[int, float]:
+    """Hoehn & Yahr stage → weight. Raises UserError for anything but four weights, none negative, not all zero."""
+    if len(weights) != 4 or any(not w >= 0 for w in weights) or not 0 < sum(weights) < float("inf"):
+        shown = ",".join(f"{w:g}" for w in weights)
+        raise UserError(f"stage_weights is {shown}; expected four weights for Hoehn & Yahr 1 to 4, none negative")
+    return {stage: float(w) for stage, w in enumerate(weights, 1)}

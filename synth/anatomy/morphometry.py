@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from synth.anatomy.labels import Label
 from synth.anatomy.source import Anatomy
-from synth.anatomy.warp import block_mean, compose, gradient_of, integrate, spline_weights, survey
+from synth.anatomy.warp import block_mean, compose, gradient_of, integrate, jacobians, spline_weights, survey
 
 GRID_MM = 3.0
 COARSE_GRID_MM = 6.0  # where the person need not be exact
@@ -32,6 +32,10 @@ FIRST_STEP = 1.2
 SMALL_ML = 15.0  # structures whose every voxel is counted while volumes are brought about
 SMALL_MARGIN_MM = 5.0
 CLOSE_ENOUGH = 0.02  # log units
+LEAST_JACOBIAN = 0.001  # of the pull-back, where it is interpolated: above 0 nothing folds
+ROOMY_JACOBIAN = 0.05
+MOST_RAISED = 2.5
+RETRIES = 3
 CORRECTION_LIMIT = 0.8
 CSF, SHELL = "sulcal_csf", "head outside"
 SKULL_WEIGHT = 30.0  # how much dearer a litre of intracranial change is than a structure missed
@@ -215,7 +219,7 @@ def source_cells(box: Field, strength: Doubles) -> Floats:
 
 def velocity(box: Field, source: Floats) -> Floats:
     """``[cells…, 3]`` velocity in mm whose divergence is the blurred ``source [cells…]``: gradient of a Poisson solution."""
-    return gradient_of(_filtered(source, box, _potential_kernel(box)), box.cell_mm)  # type: ignore[no-any-return]
+    return gradient_of(_filtered(source, box, _potential_kernel(box)), box.cell_mm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,14 +273,15 @@ def person_displacement(
     The first flow holds the individual's ``own`` warp (velocity, mm). It falls short of large changes, since tissue
     flows out of where its source is. Each correction looks through the ``reader`` at what came out, and adds a flow
     whose sources are the structures where they now lie, for what is still missing; at most ``corrections`` times.
-    The best of them all is kept.
-    Compositions of diffeomorphisms do not fold.
+    The best of them all is kept. A flow that would squeeze or stretch any place too far is taken in smaller steps, or
+    not at all.
     """
     asked = asked_changes(box, wanted)
     first = np.clip(asked, -FIRST_STEP, FIRST_STEP) if corrections else asked
     flow = velocity(box, source_cells(box, sources(box, first)))
     moved = integrate(_in_cells(-flow if own is None else -(flow + own), box))
     cell = np.array(box.step, dtype=np.float32)
+    jacobian = jacobians(moved)
     if reader is None:
         return moved * cell
     tolerance = np.where(box.millilitres < TINY_ML, 2 * CLOSE_ENOUGH, CLOSE_ENOUGH)
@@ -292,10 +297,29 @@ def person_displacement(
         over = missing * before < 0  # a structure that went past its aim takes smaller steps
         damping = np.where(over, 0.5 * damping, np.minimum(1.25 * damping, 1.0))
         before = missing
-        strength = sources(box, np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT))
-        flow = velocity(box, np.tensordot(strength.astype(np.float32), shares, axes=1))
-        moved = compose(integrate(_in_cells(-flow, box)), moved)
+        room = _room(jacobian, shares, missing)
+        for _ in range(RETRIES):
+            strength = sources(box, np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT)) * room
+            flow = velocity(box, np.tensordot(strength.astype(np.float32), shares, axes=1))
+            further = compose(integrate(_in_cells(-flow, box)), moved)
+            if (trial := jacobians(further)).min() > LEAST_JACOBIAN:
+                moved, jacobian = further, trial
+                break
+            damping = 0.5 * damping
+        else:
+            break
     return best[1] * cell
+
+
+def _room(jacobian: Floats, shares: Floats, missing: Doubles) -> Doubles:
+    """Take the sources of growing structures from where they have grown most (in place); by how much to raise the rest."""
+    still = np.clip((jacobian - LEAST_JACOBIAN) / (ROOMY_JACOBIAN - LEAST_JACOBIAN), 0, 1)
+    raised = np.ones(len(missing))
+    for position in np.flatnonzero(missing > CLOSE_ENOUGH):
+        before = float(shares[position].sum())
+        shares[position] *= still
+        raised[position] = min(before / max(float(shares[position].sum()), 1e-6), MOST_RAISED)
+    return raised
 
 
 def random_velocity(rng: np.random.Generator, box: Field, amplitude_mm: float, length_mm: float) -> Floats:

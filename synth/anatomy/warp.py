@@ -86,6 +86,23 @@ def gradient_of(potential: Any, cell: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def jacobians(moved: Any) -> Any:
+    """``[X, Y, Z]`` determinant of the Jacobian of id + ``moved [X, Y, Z, 3]`` (cells), from the edges at every cell."""
+    out = np.ones(moved.shape[:3], np.float32)
+    for i in range(moved.shape[0] - 1):
+        for j in range(moved.shape[1] - 1):
+            for k in range(moved.shape[2] - 1):
+                a = moved[i, j, k]
+                b, c, d = moved[i + 1, j, k], moved[i, j + 1, k], moved[i, j, k + 1]
+                xx, yx, zx = np.float32(1) + b[0] - a[0], b[1] - a[1], b[2] - a[2]
+                xy, yy, zy = c[0] - a[0], np.float32(1) + c[1] - a[1], c[2] - a[2]
+                xz, yz, zz = d[0] - a[0], d[1] - a[1], np.float32(1) + d[2] - a[2]
+                determinant = xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
+                out[i, j, k] = determinant
+    return out
+
+
+@njit(cache=True, nogil=True)
 def _survey_line(
     index: Any,
     group: Any,
@@ -169,10 +186,10 @@ def survey(
                     index, group, row, step, start, along, (after, shape[2], stride), sparse, counts, seen, shares
                 )
     flat, held = shares.reshape(shares.shape[0], -1), seen.reshape(-1)
-    for s in range(flat.shape[0]):
-        for n in range(flat.shape[1]):
-            if flat[s, n] > 0:
-                flat[s, n] /= held[n]
+    for structure in range(flat.shape[0]):
+        for cell in range(flat.shape[1]):
+            if flat[structure, cell] > 0:
+                flat[structure, cell] /= held[cell]
     return counts
 
 

@@ -78,7 +78,6 @@ ECHO = {  # ms; ranges of ordinary protocols
     "t2w": {"tr": (3500.0, 6000.0), "te": (80.0, 110.0)},
     "flair": {"tr": (8000.0, 10000.0), "te": (90.0, 140.0), "ti": (2300.0, 2600.0)},
 }
-SHARED_CLASS = {"amygdala": "hippocampus", "inferior_lateral_ventricle": "lateral_ventricle"}
 
 Contrast = dict[str, tuple[float, float]]
 
@@ -142,7 +141,7 @@ def random_mixture(rng: np.random.Generator, table: Mapping[int, Label]) -> Cont
     of_class: Contrast = {}
     drawn: Contrast = {}
     for label in table.values():
-        name = SHARED_CLASS.get(label.structure, label.structure)
+        name = label.generation_class
         if name not in of_class:
             mean, sd = rng.uniform(0, 250), rng.uniform(0, 30)
             of_class[name] = (round(float(mean), 2), round(float(sd), 2))

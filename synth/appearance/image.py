@@ -83,7 +83,8 @@ class NodeGrid:
         corners = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * reach
         extent = np.ceil(np.abs(corners @ np.linalg.inv(matrix[:, :3]).T).max(0)).astype(int)
         matrix[:, 3] = middle - matrix[:, :3] @ extent
-        shape = tuple(int(2 * n + 1) for n in extent)
+        a, b, c = (int(2 * n + 1) for n in extent)
+        shape = (a, b, c)
         step = self.step * finer
         own = replace(self, shape=shape, matrix=matrix.astype(np.float32), every=step)
         return Reader(own.positions, matrix, shape, step, stride)

@@ -213,18 +213,20 @@ def test_the_reference_person_is_the_anatomy_itself(studio: Studio) -> None:
     [
         ("hippocampus", -0.5),
         ("hippocampus", -0.25),
-        ("hippocampus", -0.1),
         ("hippocampus", 0.2),
+        ("amygdala", -0.2),
         ("lateral_ventricle", -0.5),
-        ("lateral_ventricle", 0.25),
         ("lateral_ventricle", 0.8),
+        ("lateral_ventricle", 1.6),
+        ("third_ventricle", 1.0),
         ("cerebral_cortex", -0.1),
         ("thalamus", -0.15),
         ("putamen", -0.15),
     ],
 )
-def test_a_structure_changes_by_about_what_is_asked(structure: str, asked: float, studio: Studio) -> None:
-    assert 0.6 < studio.realised(structure, {structure: asked}) / asked < 1.3
+def test_a_structure_changes_by_what_is_asked(structure: str, asked: float, studio: Studio) -> None:
+    allowed = 0.1 if "ventricle" in structure else 0.05
+    assert studio.realised(structure, {structure: asked}) == pytest.approx(asked, abs=allowed)
 
 
 def test_a_change_of_one_structure_leaves_the_others_nearly_alone(studio: Studio) -> None:
@@ -243,10 +245,27 @@ def test_a_change_of_one_structure_leaves_the_others_nearly_alone(studio: Studio
     ],
     ids=["AD", "70 years", "85 years", "75 years and AD"],
 )
-@pytest.mark.parametrize("structure", ["hippocampus", "cerebral_cortex"])
-def test_a_person_has_about_the_volumes_asked_for(structure: str, changes: dict[str, Any], studio: Studio) -> None:
-    asked = wanted_changes(load_anatomy(builtin_path()), studio.subject(**changes), True)[structure]
-    assert 0.5 < studio.realised(structure, **changes) / asked < 1.5
+def test_a_person_has_the_volumes_asked_for(changes: dict[str, Any], studio: Studio) -> None:
+    asked = wanted_changes(load_anatomy(builtin_path()), studio.subject(**changes), True)
+    volumes = studio.volumes(**changes)
+    for structure in ("hippocampus", "amygdala", "putamen", "thalamus", "cerebral_cortex", "lateral_ventricle"):
+        realised = np.log(volumes[structure] / studio.reference[structure])
+        assert realised == pytest.approx(asked[structure], abs=0.1 if "ventricle" in structure else 0.05), structure
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_drawn_people_have_the_volumes_asked_for_warp_and_pose_and_all(index: int) -> None:
+    generator = LabelMap(shape=(100, 120, 100), spacing=1.8, ages=(40.0, 90.0), neck=(0.0, 0.0, 0.0))
+    params = generator.draw(rng_for(77, index))
+    who, anatomy = Person(**params["person"]), load_anatomy(builtin_path())
+    covariates = generator.render(params).covariates
+    head = who.icv_ml / anatomy.intracranial_ml
+    asked = wanted_changes(anatomy, who, True)
+    for structure in ("hippocampus", "amygdala", "putamen", "thalamus", "lateral_ventricle"):
+        found = sum(float(covariates[f"volume_{side}_{structure}"]) for side in ("left", "right"))
+        realised = float(np.log(found / (anatomy.volumes[structure] * head)))
+        expected = float(np.clip(asked[structure], -morphometry.LOG_LIMIT, morphometry.LOG_LIMIT))
+        assert realised == pytest.approx(expected, abs=0.1 if "ventricle" in structure else 0.05), structure
 
 
 def test_ventricles_grow_with_age_and_with_ad(studio: Studio) -> None:
@@ -266,7 +285,7 @@ def test_ventricles_grow_with_age_and_with_ad(studio: Studio) -> None:
     ids=["AD", "20 years", "70 years", "90 years and AD"],
 )
 def test_the_skull_stays_as_large_as_it_was(changes: dict[str, Any], studio: Studio) -> None:
-    assert studio.realised("intracranial", **changes) == pytest.approx(0, abs=0.04)
+    assert studio.realised("intracranial", **changes) == pytest.approx(0, abs=0.015)
 
 
 def test_a_larger_head_is_larger_by_what_was_asked(studio: Studio) -> None:
@@ -278,16 +297,20 @@ def test_a_larger_head_is_larger_by_what_was_asked(studio: Studio) -> None:
 @pytest.mark.parametrize("warp_mm", [0.0, 1.5, 3.0])
 @pytest.mark.parametrize("severity", [1.0, 2.0])
 def test_nothing_folds_even_in_the_oldest_and_the_most_ill(warp_mm: float, severity: float, studio: Studio) -> None:
-    anatomy = load_anatomy(builtin_path())
-    box = morphometry.velocity_grid(anatomy, tuple(effects()))
-    asked = wanted_changes(anatomy, studio.subject(age=90.0, diagnosis="AD", severity=severity), True)
-    flow = morphometry.morphometry_velocity(anatomy, box, asked)
-    if warp_mm:
-        flow = flow + morphometry.random_velocity(rng_for(1, 0), box, warp_mm, 25.0)
-    moved = np.moveaxis(morphometry.displacement(flow, box) / np.array(box.step, np.float32), -1, 0)
-    assert np.abs(moved).max() > 1, "nothing moved, so nothing was tested"
-    jacobian = np.stack([np.stack(np.gradient(part)) for part in moved]) + np.eye(3)[:, :, None, None, None]
-    assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0
+    generator = LabelMap(shape=(88, 104, 84), spacing=2.0, warp_mm=warp_mm)
+    who = studio.subject(age=90.0, diagnosis="AD", severity=severity)
+    positions = generator.plan({**studio.params, "person": who.as_params()}).nodes.values[..., :3]
+    still = generator.plan({**studio.params, "person": None}).nodes.values[..., :3]
+    assert np.abs(positions - still).max() > 3, "nothing moved, so nothing was tested"
+    assert smallest_jacobian(positions) > 0 < smallest_jacobian(still)
+
+
+def smallest_jacobian(positions: np.ndarray) -> float:
+    """Least determinant of the corner differences of ``[A, B, C, 3]``: above 0, interpolation between them is one to one
+    at the nodes."""
+    corner = positions[:-1, :-1, :-1]
+    edges = (positions[1:, :-1, :-1] - corner, positions[:-1, 1:, :-1] - corner, positions[:-1, :-1, 1:] - corner)
+    return float(np.linalg.det(np.stack(edges, axis=-1)).min())
 
 
 def test_the_random_warp_has_the_strength_it_says() -> None:

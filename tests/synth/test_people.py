@@ -91,8 +91,8 @@ def test_groups_differ_by_the_cohens_d_of_the_table(diagnosis: str, column: str)
     [
         ("hippocampus\t", "hipocampus\t", "hipocampus"),
         ("\t8.3\t", "\tmany\t", "ml_at_30 of hippocampus"),
-        ("\t9.5\t0.5\t", "\t-9.5\t0.5\t", "sd_percent of hippocampus"),
-        ("\t9.5\t0.5\t", "\t9.5\t1.5\t", "loading of hippocampus"),
+        ("\t11\t0.5\t", "\t-11\t0.5\t", "sd_percent of hippocampus"),
+        ("\t11\t0.5\t", "\t9.5\t1.5\t", "loading of hippocampus"),
         ("loading", "lauding", "lacks the column loading"),
     ],
 )
