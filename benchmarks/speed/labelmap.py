@@ -8,7 +8,7 @@ Every timed call makes a new random volume, parameters drawn anew; brainloom's i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def smallest_grid(measured: list[dict[str, Any]]) -> list[int] | None:
 
 def measure_rows(
     label_map: Path | None, size: int, repeats: int, only: tuple[str, ...], show: Callable[[str], None]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Every row, measured one after the other; ``only``: words, one of which a row's name holds (case apart).
 
     Raises:
@@ -153,8 +153,6 @@ def measure_rows(
             names = ", ".join(dict.fromkeys(row.name for row in every))
             raise UserError(f"--only {','.join(only)} names no row; expected words from: {names}")
         write_on_grid(label_map or builtin_path(), grids(size)[0], Path(folder))
-        measured = []
         for row in chosen:
             show(f"{row.name}, {'×'.join(map(str, row.shape))}")
-            measured.append(run_row(row, repeats))
-    return measured
+            yield run_row(row, repeats)

@@ -45,17 +45,18 @@ def labelmap(out: Path, anatomies: Path | None, repeats: int, size: int, only: t
     machine = describe()
     _warn_if_busy(machine)
     print(f"label map: {name}, the same for every row; {SPACING_MM:g} mm; one thread; {machine['cpu']}")
-    rows = measure_rows(label_map, size, repeats, only, lambda text: print(f"  {text} …", flush=True))
     results: dict[str, Any] = {
         "benchmark": "speed labelmap",
         "machine": machine,
         "label_map": {"name": name, "sha256": sha256_of(path), "built_in": label_map is None},
         "spacing_mm": SPACING_MM,
-        "rows": rows,
-        "ratios": ratios(rows),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
+    rows: list[dict[str, Any]] = []
+    for row in measure_rows(label_map, size, repeats, only, lambda text: print(f"  {text} …", flush=True)):
+        rows.append(row)
+        results |= {"rows": rows, "ratios": ratios(rows)}
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     show.chart(rows, out / "speed.png", f"{machine['cpu']}; label map {name}, {SPACING_MM:g} mm")
     print(show.table(rows, MAIN))
     print("\n".join([*show.sentences(results["ratios"]), *show.gpu_sentences(rows)]))

@@ -58,12 +58,12 @@ class Row:
 def measure(make: Callable[[int], Any], repeats: int, volumes: int = 1) -> dict[str, Any]:
     """Wall-clock milliseconds a volume over at least ``repeats`` calls, a new random volume each.
 
-    The warm-up is two calls and then as many, up to ten, as begin within 3 s: compilers and caches. Of a fast row more
+    The warm-up, for compilers and caches, is one call and then as many, up to ten, as begin within 3 s. Of a fast row more
     than ``repeats`` volumes are timed, as many as fit in 3 s, at most 50. ``cores_busy`` is processor seconds by wall
     seconds: above 1 a row had more than one thread, well below 1 it had to share its core.
     """
     started, done = time.perf_counter(), 0
-    while done < 2 or (done < 10 and time.perf_counter() - started < 3):
+    while done < 1 or (done < 10 and time.perf_counter() - started < 3):
         make(done)
         done += 1
     wall: list[float] = []
