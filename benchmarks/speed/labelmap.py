@@ -47,7 +47,7 @@ def rows(label_map: Path | None, on_grid: Path, size: int, with_gpu: bool) -> li
         Row(PLAIN, "floor", main, "benchmarks.speed.plain:plain_loop", labels, LOOP),
         peer("TorchIO", "torchio", peers.TORCHIO),
         peer("cornucopia SynthFromLabel", "cornucopia", peers.CORNUCOPIA),
-        peer("cornucopia SynthFromLabel, linear", "cornucopia", peers.CORNUCOPIA_LINEAR, order=1),
+        peer("cornucopia SynthFromLabel, light", "cornucopia", peers.CORNUCOPIA_LIGHT, light=True),
         peer("nobrainer SynthSegGenerator", "nobrainer", peers.NOBRAINER),
     ]
     if with_gpu:

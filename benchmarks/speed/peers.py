@@ -22,7 +22,10 @@ TORCHIO = (
 CORNUCOPIA = (
     "affine + elastic, mixture with smoothing, bias field, gamma, blur, resolution, noise with g-factor; its defaults"
 )
-CORNUCOPIA_LINEAR = f"{CORNUCOPIA}, but order=1 (linear fields), which its documentation calls much faster"
+CORNUCOPIA_LIGHT = (
+    "affine + elastic with linear fields (order=1), mixture without smoothing (gmm_fwhm=False, as SynthSeg has it), bias "
+    "field, gamma, blur, resolution, noise with g-factor"
+)
 NOBRAINER = (
     "reads an uncompressed NIfTI each time; mixture, elastic, affine, flip, resolution, bias field, noise; its defaults"
 )
@@ -60,12 +63,16 @@ def torchio(labels: str) -> Make:
     return make
 
 
-def cornucopia(labels: str, order: int = 3) -> Make:
-    """cornucopia's SynthFromLabelTransform with its defaults; ``order``: degree of the splines of its smooth fields."""
+def cornucopia(labels: str, light: bool = False) -> Make:
+    """cornucopia's SynthFromLabelTransform with its defaults, or ``light``: without what most of its time goes into.
+
+    That is the smoothing of the mixture, a convolution of the whole grid for every label; its documentation adds that
+    linear fields (order=1) are much faster than its cubic ones.
+    """
     import torch
     from cornucopia import SynthFromLabelTransform
 
-    synth = SynthFromLabelTransform(order=order)
+    synth = SynthFromLabelTransform(order=1, gmm_fwhm=False) if light else SynthFromLabelTransform()
     label = torch.from_numpy(np.load(labels).astype(np.int64))[None]
     torch.manual_seed(1)
 
