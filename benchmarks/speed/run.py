@@ -59,7 +59,7 @@ def labelmap(out: Path, anatomies: Path | None, repeats: int, size: int, only: t
         write_atomically(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     show.chart(rows, out / "speed.png", f"{machine['cpu']}; label map {name}, {SPACING_MM:g} mm")
     print(show.table(rows, MAIN))
-    print("\n".join([*show.sentences(results["ratios"]), *show.gpu_sentences(rows)]))
+    print("\n".join([*show.sentences(results["ratios"]), *show.gpu_sentences(rows), *show.shared_core(rows)]))
     print(f"results: {out / 'results.json'}")
     return _failed(rows)
 

@@ -62,6 +62,17 @@ def sentences(ratios: dict[str, Any]) -> list[str]:
     return said
 
 
+def shared_core(rows: list[dict[str, Any]]) -> list[str]:
+    """A line when rows on the CPU had less than 0.8 of a core: their times are the machine's, not the program's."""
+    shared = [row for row in rows if row["kind"] != "gpu" and row.get("cores_busy", 1.0) < 0.8]
+    if not shared:
+        return []
+    least = min(row["cores_busy"] for row in shared)
+    return [
+        f"{len(shared)} of {len(rows)} rows had to share their core (down to {least:.2f} of it): measure again when idle."
+    ]
+
+
 def gpu_sentences(rows: list[dict[str, Any]]) -> list[str]:
     """A line for every row that ran on a GPU."""
     return [
@@ -86,7 +97,13 @@ def chart(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
         axis.barh(
             place, row["ms_median"], color=COLOURS[row["kind"]], xerr=spread, error_kw={"lw": 1, "ecolor": "#1d2733"}
         )
-        axis.text(high * 1.08, place, f"{row['ms_median']:.3g} ms", va="center", fontsize=8)
+        axis.text(
+            high * 1.08,
+            place,
+            f"{row['ms_median']:,.0f} ms" if row["ms_median"] >= 100 else f"{row['ms_median']:.3g} ms",
+            va="center",
+            fontsize=8,
+        )
     axis.set_yticks(range(len(timed)), [f"{row['name']}  {grid_of(row)}" for row in timed], fontsize=8)
     axis.set_xscale("log")
     axis.margins(x=0.15)

@@ -82,6 +82,7 @@ def measure(make: Callable[[int], Any], repeats: int, volumes: int = 1) -> dict[
         "ms_mean": float(ms.mean()),
         "ms_all": [round(float(value), 3) for value in ms],
         "volumes_per_second": float(1000 / ms.mean()),
+        "cpu_ms_mean": 1000 * processor / len(wall) / volumes,
         "cores_busy": round(processor / sum(wall), 3),
     }
 

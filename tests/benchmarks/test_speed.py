@@ -206,6 +206,12 @@ def test_the_table_compares_with_ours_on_the_same_grid_and_says_why_a_row_is_mis
     assert any(line.startswith("absent") and line.endswith("skipped: not installed") for line in lines)
 
 
+def test_rows_that_shared_their_core_are_told() -> None:
+    assert show.shared_core([{**ROWS[0], "cores_busy": 0.97}, SKIPPED]) == []
+    (said,) = show.shared_core([{**ROWS[0], "cores_busy": 0.97}, {**ROWS[1], "cores_busy": 0.4}])
+    assert said.startswith("1 of 2 rows") and "0.40" in said
+
+
 def test_every_row_gets_the_same_label_map() -> None:
     array = labelmap.resampled(builtin_path(), (128, 128, 128))
     anatomy = load_anatomy(builtin_path())
