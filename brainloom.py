@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("finetune.cli:run", "take weights through AD, PD or brain age on a cohort"),
     },
     "benchmark": {
+        "speed": ("benchmarks.cli:speed", "time the generator beside other packages, on one thread"),
         "report": ("benchmarks.cli:report", "gather finished runs into one report.html"),
     },
     "demo": {

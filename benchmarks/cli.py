@@ -16,3 +16,27 @@ def report(*runs: Path, out: Path) -> int:
 
     print(f"report: {write_report(Story.of(list(runs)), out)}")
     return 0
+
+
+def speed(
+    what: str,
+    /,
+    out: Path,
+    anatomies: Path | None = None,
+    repeats: int = 9,
+    size: int = 128,
+    only: tuple[str, ...] = (),
+) -> int:
+    """How long one volume takes, on one thread, beside other packages; every row in a process of its own.
+
+    Args:
+        what: the benchmark: labelmap (label-map synthesis beside a plain loop, TorchIO, cornucopia and nobrainer).
+        out: folder of results.json (machine, versions, rows, ratios) and speed.png.
+        anatomies: a label map, or a folder whose first one (by name) is taken; the built-in one if absent.
+        repeats: volumes timed for each row, at least 7; more where they are quick.
+        size: voxels along each axis of the comparison; brainloom is also timed at 5/4 × 3/2 × 5/4 and at twice that.
+        only: words; only rows whose name holds one of them are measured.
+    """
+    from benchmarks.speed.run import run
+
+    return run(what, out, anatomies, repeats, size, only)

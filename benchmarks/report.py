@@ -51,6 +51,11 @@ class Story:
         story = Story()
         for folder in folders:
             if (folder / "results.json").is_file():
+                if "benchmark" in json.loads((folder / "results.json").read_text()):
+                    raise UserError(
+                        f"'{folder}' was made by brainloom benchmark speed; a report takes folders of finetune run, "
+                        "weights and corpora"
+                    )
                 story.experiments.append(folder)
             elif (folder / CONFIG).is_file():
                 story.weights.append(folder)

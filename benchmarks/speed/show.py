@@ -1,0 +1,113 @@
+"""What was measured, for people: a table on the screen and a bar chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COLOURS = {"ours": "#1f6f8b", "floor": "#8a97a6", "peer": "#c2571a", "gpu": "#5b8c5a"}
+HEADER = ("row", "grid", "ms a volume, median [quartiles]", "volumes/s/core", "× ours", "ns/voxel", "peak MB")
+
+
+def grid_of(row: dict[str, Any]) -> str:
+    """128×128×128 as text."""
+    return "×".join(map(str, row["shape"]))
+
+
+def cells(row: dict[str, Any], ours_ms: dict[str, float]) -> list[str]:
+    """One line of the table; ``ours_ms``: our median by grid, which ``× ours`` refers to."""
+    if "skipped" in row:
+        return [row["name"], grid_of(row), f"skipped: {row['skipped']}", "", "", "", ""]
+    low, high = row["ms_quartiles"]
+    reference = ours_ms.get(grid_of(row))
+    return [
+        row["name"],
+        grid_of(row),
+        f"{row['ms_median']:.1f} [{low:.1f}, {high:.1f}]",
+        f"{row['volumes_per_second']:.2f}",
+        f"{row['ms_median'] / reference:.2f}" if reference else "",
+        f"{row['ns_per_voxel']:.1f}",
+        f"{row['peak_mb']:.0f}",
+    ]
+
+
+def table(rows: list[dict[str, Any]], main: str) -> str:
+    """The rows in columns as wide as they need; ``main``: name of the row that the others are compared with."""
+    ours_ms = {grid_of(row): row["ms_median"] for row in rows if row["name"] == main and "skipped" not in row}
+    lines = [list(HEADER), *(cells(row, ours_ms) for row in rows)]
+    measured = [line for line in lines if not line[2].startswith("skipped")]
+    widths = [max(len(line[n]) for line in (lines if n < 2 else measured)) for n in range(len(HEADER))]
+    text = []
+    for line in lines:
+        padded = [
+            cell.ljust(width) if n < 2 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(padded).rstrip())
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def sentences(ratios: dict[str, Any]) -> list[str]:
+    """The ratios in words; what could not be measured is left out."""
+    said = []
+    if ratios["fastest_peer"]:
+        said.append(
+            f"The fastest peer, {ratios['fastest_peer']}, takes {ratios['fastest_peer_by_ours']:.1f} times as long as brainloom."
+        )
+    if ratios["ours_by_plain_loop"]:
+        said.append(f"brainloom takes {ratios['ours_by_plain_loop']:.2f} times as long as the plain loop.")
+    if ratios["growth"]:
+        steps = ", ".join(f"{grid} {ns:.1f}" for grid, ns in ratios["ns_per_voxel"].items())
+        said.append(f"ns a voxel by grid: {steps}; largest by smallest {ratios['growth']:.2f}.")
+    return said
+
+
+def shared_core(rows: list[dict[str, Any]]) -> list[str]:
+    """A line when rows on the CPU had less than 0.8 of a core: their times are the machine's, not the program's."""
+    shared = [row for row in rows if row["kind"] != "gpu" and row.get("cores_busy", 1.0) < 0.8]
+    if not shared:
+        return []
+    least = min(row["cores_busy"] for row in shared)
+    return [
+        f"{len(shared)} of {len(rows)} rows had to share their core (down to {least:.2f} of it): measure again when idle."
+    ]
+
+
+def gpu_sentences(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for every row that ran on a GPU."""
+    return [
+        f"{row['gpu']}, {grid_of(row)}, {row['batch']} at once: {row['rendering_volumes_per_second']:.1f} volumes/s rendered "
+        f"({row['volumes_per_second']:.1f} with the draws), {100 * row['bandwidth_share']:.2g} % of its memory bandwidth "
+        f"({row['copy_gb_per_second']:.0f} GB/s), {row['gpu_peak_mb']:.0f} MB of its memory"
+        for row in rows
+        if "bandwidth_share" in row
+    ]
+
+
+def chart(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
+    """Bars of milliseconds a volume on a logarithmic axis, quartiles as whiskers."""
+    from matplotlib.figure import Figure
+
+    timed = [row for row in rows if "skipped" not in row][::-1]
+    sheet = Figure(figsize=(8, 0.42 * len(timed) + 1.4), facecolor="white", layout="constrained")
+    axis = sheet.subplots()
+    for place, row in enumerate(timed):
+        low, high = row["ms_quartiles"]
+        spread = [[max(0.0, row["ms_median"] - low)], [max(0.0, high - row["ms_median"])]]
+        axis.barh(
+            place, row["ms_median"], color=COLOURS[row["kind"]], xerr=spread, error_kw={"lw": 1, "ecolor": "#1d2733"}
+        )
+        axis.text(
+            high * 1.08,
+            place,
+            f"{row['ms_median']:,.0f} ms" if row["ms_median"] >= 100 else f"{row['ms_median']:.3g} ms",
+            va="center",
+            fontsize=8,
+        )
+    axis.set_yticks(range(len(timed)), [f"{row['name']}  {grid_of(row)}" for row in timed], fontsize=8)
+    axis.set_xscale("log")
+    axis.margins(x=0.15)
+    axis.set_xlabel("milliseconds a volume, one thread (median, quartiles; logarithmic)", fontsize=8)
+    axis.set_title(caption, fontsize=8, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    sheet.savefig(path, dpi=150)
