@@ -26,6 +26,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("finetune.cli:run", "take weights through AD, PD or brain age on a cohort"),
     },
     "benchmark": {
+        "run": ("benchmarks.cli:run", "run the benchmark that a recipe describes"),
         "report": ("benchmarks.cli:report", "gather finished runs into one report.html"),
     },
     "demo": {

@@ -16,3 +16,15 @@ def report(*runs: Path, out: Path) -> int:
 
     print(f"report: {write_report(Story.of(list(runs)), out)}")
     return 0
+
+
+def run(recipe: Path, /, out: Path) -> int:
+    """Run one benchmark of benchmarks/recipes, or a recipe of your own; goes on where a stopped run was.
+
+    Args:
+        recipe: YAML with kind: NAME and that kind's options.
+        out: folder of its results.json, weights and pictures.
+    """
+    from benchmarks.recipe import read_recipe
+
+    return read_recipe(recipe).run(out)
