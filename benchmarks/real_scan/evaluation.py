@@ -9,16 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from benchmarks.real_scan.classes import GREY_MATTER, WHITE_MATTER, members
-from benchmarks.real_scan.images import STRUCTURES, Scan
+from benchmarks.real_scan.classes import GREY_MATTER, NAMES, WHITE_MATTER, members
+from benchmarks.real_scan.images import Scan
 from benchmarks.real_scan.volumes import normalise
 
-# reference -> the network's classes that are counted as it
-COUNTED: dict[str, Sequence[str]] = {
-    "white_matter": WHITE_MATTER,
-    "grey_matter": GREY_MATTER,
-    **{structure: (structure,) for structure in STRUCTURES},
-}
+TISSUE_CLASSES: dict[str, Sequence[str]] = {"white_matter": WHITE_MATTER, "grey_matter": GREY_MATTER}
 
 
 def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
@@ -28,26 +23,31 @@ def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
 
 
 @torch.no_grad()
-def segment(network: nn.Module, image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Class of every voxel ``[D, H, W]`` of an image as stored, on the network's grid: the mean of the probabilities
-    of the image and of its left-right mirror (axis 0 runs left to right)."""
+def probabilities(network: nn.Module, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``[C, D, H, W]`` of an image as stored, on the network's grid: the mean of what the network says of it and of its
+    left-right mirror (axis 0 runs left to right)."""
     network = network.eval()
-    total: torch.Tensor | None = None
     x = torch.from_numpy(normalise(image))[None, None]
-    for mirrored in (False, True):
-        logits = network(x.flip(2) if mirrored else x).float()
-        share = (logits.flip(2) if mirrored else logits).softmax(1)
-        total = share if total is None else total + share
-    assert total is not None
-    return total[0].argmax(0).numpy().astype(np.uint8)
+    straight, mirrored = network(x).float().softmax(1), network(x.flip(2)).float().softmax(1)
+    return np.asarray(((straight + mirrored.flip(2)) / 2)[0].numpy())
 
 
-def overlaps(found: npt.NDArray[np.uint8], scan: Scan) -> dict[str, float]:
-    """Reference → Dice of ``found``, classes on the scan's grid."""
-    return {
-        name: round(dice(np.isin(found, members(COUNTED[name])), reference), 4)
-        for name, reference in scan.references.items()
-    }
+def overlaps(share: npt.NDArray[np.float32], scan: Scan) -> dict[str, float]:
+    """Reference → Dice of what the network found, from probabilities ``[C, D, H, W]`` on the scan's grid.
+
+    A voxel belongs to a structure when that class is the likeliest, and to a tissue when that tissue's classes together
+    are likelier than the other tissue's and than all the rest.
+    """
+    structure, tissue = share.argmax(0), tissues(share)
+    found = {name: structure == NAMES.index(name) for name in scan.references if name not in TISSUE_CLASSES}
+    found |= {name: tissue == number for number, name in enumerate(TISSUE_CLASSES)}
+    return {name: round(dice(found[name], reference), 4) for name, reference in scan.references.items()}
+
+
+def tissues(share: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """``[D, H, W]``: 0 white matter, 1 grey matter, 2 neither, by summed probability."""
+    sums = [share[members(names)].sum(0) for names in TISSUE_CLASSES.values()]
+    return np.stack([*sums, 1 - sum(sums)]).argmax(0)
 
 
 def table(results: dict[str, dict[str, float]]) -> str:

@@ -91,6 +91,10 @@ class RealScan:
     def build(self) -> list[Generator]:
         """The generators, on the folder of anatomies where it is there."""
         specs = []
+        if self.anatomies is not None and not self.anatomies.exists():
+            print(
+                f"real_scan: '{self.anatomies}' is not there; training on the built-in anatomy, which is ICBM152's own"
+            )
         for spec in self.generator:
             takes = "anatomies" in constructor_hints(find_generator(spec.class_path, spec.search_path))
             options = dict(spec.init_args)
@@ -165,12 +169,12 @@ class RealScan:
 
     def _evaluate(self, out: Path, run: Run, generators: list[Generator], shape: Any, spacing: Any) -> dict[str, Any]:
         from benchmarks.real_scan import pictures
-        from benchmarks.real_scan.evaluation import overlaps, segment
+        from benchmarks.real_scan.evaluation import overlaps, probabilities
         from benchmarks.real_scan.images import load_scans
 
         scans = load_scans(shape, spacing)
-        found = {scan.name: segment(run.average, scan.image) for scan in scans}
-        pictures.save_scans(out / "real_scan.png", scans, found)
+        found = {scan.name: probabilities(run.average, scan.image) for scan in scans}
+        pictures.save_scans(out / "real_scan.png", scans, {name: share.argmax(0) for name, share in found.items()})
         pictures.save_losses(out / "training.png", run.losses, run.seconds)
         _save_weights(out / WEIGHTS, run)
         return {
@@ -204,7 +208,7 @@ def _bar() -> Iterator[Any]:
     from synth.progress import progress_bar
 
     with progress_bar("real_scan", "steps") as show:
-        yield lambda step, steps, loss: show(step, steps)
+        yield lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}")
 
 
 def _save_weights(path: Path, run: Run) -> None:

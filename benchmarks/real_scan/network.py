@@ -55,6 +55,10 @@ class CellUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
+        return unfold(self.cells(image), self.classes)
+
+    def cells(self, image: Tensor) -> Tensor:
+        """``[B, 8·C, D/2, H/2, W/2]``: the logits of a cell's voxels, as :func:`fold` orders them, each with its classes."""
         hidden, kept = fold(image), []
         for k, encoder in enumerate(self.encoders):
             hidden = encoder(hidden if k == 0 else self.downs[k - 1](hidden))
@@ -62,7 +66,7 @@ class CellUNet(nn.Module):
         for k in reversed(range(len(self.decoders))):
             wide = F.interpolate(self.ups[k](hidden), scale_factor=2.0, mode="nearest")
             hidden = self.decoders[k](torch.cat([wide, kept[k]], dim=1))
-        return unfold(self.last(hidden), self.classes)
+        return torch.as_tensor(self.last(hidden))
 
 
 def fold(image: Tensor) -> Tensor:
@@ -93,30 +97,36 @@ class _DiceCrossEntropy(torch.autograd.Function):
         at = target[:, None]
         right = share.gather(1, at)
         hit = share.new_zeros(classes).index_add_(0, target, right[:, 0])
-        size = share.sum(0) + torch.bincount(target, minlength=classes) + SMOOTH
+        count = torch.bincount(target, minlength=classes)
+        size = share.sum(0) + count + SMOOTH
         dice = (2 * hit + SMOOTH) / size
-        ctx.save_for_backward(share, at, right, dice, size)
+        weight = (1 / count.clamp_min(1).sqrt())[at] / count.sqrt().sum()
+        ctx.save_for_backward(share, at, right, dice, size, weight)
         ctx.dtype = logits.dtype
-        return 1 - dice.mean() - right.clamp_min(1e-12).log_().mean()
+        return 1 - dice.mean() - (weight * right.clamp_min(1e-12).log_()).sum()
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
-        share, at, right, dice, size = ctx.saved_tensors
-        voxels, classes = share.shape
+        share, at, right, dice, size, weight = ctx.saved_tensors
+        classes = share.shape[1]
         of_size, of_hit = dice / (classes * size), -2 / (classes * size)
         pull = of_hit[at[:, 0], None] * right
         mean = share @ of_size[:, None] + pull
-        slope = share * (of_size + 1 / voxels - mean)
-        slope.scatter_add_(1, at, pull - 1 / voxels)
+        slope = share * (of_size + (weight - mean))
+        slope.scatter_add_(1, at, pull - weight)
         return (slope * above[0]).to(ctx.dtype), None
 
 
-def dice_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """1 − mean soft Dice over classes (Milletari et al. 2016) + mean cross-entropy, over all voxels of the batch.
+def dice_cross_entropy(cells: Tensor, target: Tensor) -> Tensor:
+    """1 − mean soft Dice over classes (Milletari et al. 2016) + cross-entropy, over all voxels of the batch.
+
+    In the cross-entropy a voxel weighs 1 / √n, n the voxels of its class: a hippocampus of 1,000 voxels has 1.6 % of
+    the weight rather than 0.1 %, which is what makes the network look for it early.
 
     Args:
-        logits: ``[B, C, D, H, W]``.
+        cells: ``[B, 8·C, D/2, H/2, W/2]`` from :meth:`CellUNet.cells`; the target is folded rather than they unfolded.
         target: ``[B, D, H, W]`` class numbers, int64.
     """
-    flat = logits.permute(0, 2, 3, 4, 1).reshape(-1, logits.shape[1])
-    return torch.as_tensor(_DiceCrossEntropy.apply(flat, target.reshape(-1)))
+    flat = cells.permute(0, 2, 3, 4, 1).reshape(-1, cells.shape[1] // CELL**3)
+    folded = fold(target[:, None]).permute(0, 2, 3, 4, 1).reshape(-1)
+    return torch.as_tensor(_DiceCrossEntropy.apply(flat, folded))

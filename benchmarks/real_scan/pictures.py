@@ -27,7 +27,7 @@ SMOOTHED_OVER = 50  # steps
 CUTS = ((0, 0.35), (1, 0.47), (2, 0.45))  # axis and where on it: sagittal, coronal, axial
 
 
-def save_scans(path: Path, scans: Sequence[Scan], found: dict[str, npt.NDArray[np.uint8]]) -> None:
+def save_scans(path: Path, scans: Sequence[Scan], found: dict[str, npt.NDArray[np.intp]]) -> None:
     """One row per image: three slices, each as image, segmentation, reference. The person's right is on the right."""
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def save_scans(path: Path, scans: Sequence[Scan], found: dict[str, npt.NDArray[n
     save_png(sheet, path)
 
 
-def paint_found(found: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def paint_found(found: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
     """``[D, H, W, 3]`` colours of classes ``[D, H, W]``; the tissues lie under the structures."""
     lookup = np.zeros((len(NAMES), 3), np.float32)
     for names, colour in ((WHITE_MATTER, COLOURS["white_matter"]), (GREY_MATTER, COLOURS["grey_matter"])):

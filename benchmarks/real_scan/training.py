@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.real_scan.network import dice_cross_entropy
+from benchmarks.real_scan.network import CellUNet, dice_cross_entropy
 from benchmarks.real_scan.volumes import Volume
 from synth.errors import UserError
 
@@ -59,15 +59,15 @@ class Schedule:
 class Run:
     """A training run's state: everything its next step depends on."""
 
-    network: nn.Module
-    average: nn.Module
+    network: CellUNet
+    average: CellUNet
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
 
     @classmethod
-    def new(cls, network: nn.Module, schedule: Schedule) -> Run:
+    def new(cls, network: CellUNet, schedule: Schedule) -> Run:
         """Step 0 of ``network``."""
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
@@ -133,8 +133,8 @@ def train_step(run: Run, schedule: Schedule, image: torch.Tensor, target: torch.
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast("cpu", torch.bfloat16):
-        logits = run.network(image[None, None])
-    loss = dice_cross_entropy(logits, target[None].long())
+        cells = run.network.cells(image[None, None])
+    loss = dice_cross_entropy(cells, target[None].long())
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_NORM)
