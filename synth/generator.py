@@ -35,6 +35,11 @@ class Generator(ABC):
     needs_actor: bool = False
     """True when building it is dear (it holds weights): the engine then keeps one instance per worker."""
 
+    @classmethod
+    def complete(cls, arguments: Params) -> Params:
+        """The constructor's arguments as a recipe should keep them; override where one left out stands for others."""
+        return arguments
+
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Params:
         """Every random decision of one volume as a small record that survives JSON (no arrays; keep seeds instead)."""
@@ -79,7 +84,7 @@ class GeneratorSpec:
         """class_path and every constructor argument, defaults included, as plain JSON values."""
         cls = find_generator(self.class_path, self.search_path)
         arguments = {**defaults_of(cls), **self.init_args}
-        arguments = as_hinted(cls, arguments)
+        arguments = as_hinted(cls, cls.complete(arguments))
         return {"class_path": self.class_path, "init_args": {k: _plain(v) for k, v in sorted(arguments.items())}}
 
     def fingerprint(self, parents: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import sys
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +21,11 @@ from synth.anatomy.people import (
     draw_person,
     effects,
 )
+from synth.anatomy.pose import draw_pose, pull_matrix
 from synth.anatomy.source import Anatomy, builtin_path, find_label_maps, load_anatomy, sha256_of
 from synth.appearance import contrast as contrasts
-from synth.appearance.image import finish
+from synth.appearance import image as images
+from synth.appearance import priors
 from synth.errors import UserError, near
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
@@ -30,17 +34,53 @@ from synth.sample import Sample, centred_affine
 MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
 VENTRICLE = "lateral_ventricle"
 VENTRICLE_REACH = 0.4  # log units; about the SD between people of one age
-POINT_MM = 1.5  # partial volume is averaged over points about this far apart
+STRONG_WARP = 2.0  # times the individual warp's SD: 3 mm, of the size of SynthSeg's U(0, 4) voxels
+SMALLEST_VIEW = 8  # voxels that a field of view keeps along each axis, whatever is cut off
+
+Triple = tuple[float, float, float]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything of one volume that is small: what the compiled loops, or their GPU twin, need to fill its voxels.
+
+    Attributes:
+        index: ``[X + 2, Y + 2, Z + 2]`` uint8 label positions of the anatomy in a border of background.
+        mean, sd: ``[L]`` float32 intensity of every label position; ``numbers``: ``[L]`` int16 label written for it.
+        nodes: see :class:`synth.appearance.image.Nodes`; ``points``: ``[P, 3]`` sampling offsets, anatomy voxels.
+        grain: shares of fine and coarse texture; ``seed``: of the texture, ``noise_seed``: of the acquisition.
+        scanner: strengths of every effect; ``level``: the intensity that they refer to.
+        view: first and last voxel + 1 of the field of view along each axis.
+        strip: whether what lies outside the skull is black.
+    """
+
+    index: npt.NDArray[np.uint8]
+    mean: Floats
+    sd: Floats
+    numbers: npt.NDArray[np.int16]
+    nodes: images.Nodes
+    points: Floats
+    grain: Floats
+    seed: int
+    noise_seed: int
+    scanner: dict[str, Any]
+    level: float
+    view: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    strip: bool
 
 
 class LabelMap(Generator):
     """Synthesis from label maps: draws a person (age, sex, diagnosis, regional volumes) and a scanner, renders both.
 
+    Options from noise to neck are three numbers, probability,low,high: the effect applies to a volume with that
+    probability, its strength lies between low and high. Not given, they are the contrast's own (docs/appearance.md).
+
     Args:
         shape: output voxels left→right, posterior→anterior, inferior→superior.
         spacing: output voxel size in mm, one number or three.
         anatomies: folder (or one file) of FreeSurfer / FastSurfer / SynthSeg style label maps; the built-in one if absent.
-        contrast: t1w (real T1 contrast with scanner variation) or random (SynthSeg's mixture, any contrast).
+        contrast: t1w (real T1 contrast with scanner variation), t2w, flair, or random (SynthSeg's mixture, any contrast).
         deformation: mild (rigid, head size, small smooth warp, morphometry; volumes mean something), strong
             (SynthSeg-strength affine and warp on top) or none (the label map as it is, without a person).
         ages: youngest and oldest age drawn, years.
@@ -49,9 +89,21 @@ class LabelMap(Generator):
         sites: names of simulated scanners, one drawn per volume; if empty every volume has a scanner of its own.
         warp_mm: SD of the individual smooth warp, mm.
         warp_length_mm: its correlation length, mm.
-        noise: highest noise SD, as a share of white matter.
-        bias: highest SD of the log bias field.
-        strip: true leaves out skull and scalp.
+        noise: Gaussian noise, SD as a share of white matter.
+        rician: Rician noise, SD as a share of white matter.
+        bias: bias field, SD of its logarithm.
+        blur: point spread, SD in mm.
+        texture: factor on the spread within tissues.
+        gamma: exponent of the intensities.
+        resolution: acquired voxel size in mm, interpolated to spacing.
+        slices: distance of thick slices along one axis in mm.
+        quantise: intensity steps between 0 and 1.
+        motion: ghosts of a moving head, amplitude in mm.
+        spikes: k-space spikes, amplitude as a share of white matter.
+        gibbs: ringing, share of k-space kept.
+        crop: share of the field of view lost along each axis.
+        neck: mm kept below the brain.
+        strip: probability that skull and scalp are left out.
         flip: mirror half of the volumes, left and right labels swapped.
     """
 
@@ -60,7 +112,7 @@ class LabelMap(Generator):
         shape: tuple[int, int, int] = (160, 192, 160),
         spacing: float | tuple[float, float, float] = 1.0,
         anatomies: Path | None = None,
-        contrast: Literal["t1w", "random"] = "t1w",
+        contrast: Literal["t1w", "t2w", "flair", "random"] = "t1w",
         deformation: Literal["mild", "strong", "none"] = "mild",
         ages: tuple[float, float] = (20.0, 90.0),
         diagnoses: tuple[str, ...] = DIAGNOSES,
@@ -68,32 +120,67 @@ class LabelMap(Generator):
         sites: tuple[str, ...] = (),
         warp_mm: float = 1.5,
         warp_length_mm: float = 25.0,
-        noise: float = 0.06,
-        bias: float = 0.25,
-        strip: bool = False,
+        noise: Triple | None = None,
+        rician: Triple | None = None,
+        bias: Triple | None = None,
+        blur: Triple | None = None,
+        texture: Triple | None = None,
+        gamma: Triple | None = None,
+        resolution: Triple | None = None,
+        slices: Triple | None = None,
+        quantise: Triple | None = None,
+        motion: Triple | None = None,
+        spikes: Triple | None = None,
+        gibbs: Triple | None = None,
+        crop: Triple | None = None,
+        neck: Triple | None = None,
+        strip: float = 0.0,
         flip: bool = True,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in priors.EFFECTS}
         self.shape = _shape(shape)
         self.spacing = _spacing(spacing)
         self.contrast, self.deformation = contrast, deformation
         self.ages = _ages(ages)
         self.diagnoses = _mix(tuple(diagnoses), tuple(diagnosis_weights))
         self.sites = tuple(sites)
-        for name, value in (("warp_mm", warp_mm), ("noise", noise), ("bias", bias)):
-            if not 0 <= value <= 20:
-                raise UserError(f"{name} is {value}; expected a number from 0 to 20")
-        if warp_length_mm <= 0:
+        if not 0 <= warp_mm <= 20:
+            raise UserError(f"warp_mm is {warp_mm}; expected a number from 0 to 20")
+        if not warp_length_mm > 0:
             raise UserError(f"warp_length_mm is {warp_length_mm}; expected a length above 0 mm")
+        if not 0 <= strip <= 1:
+            raise UserError(f"strip is {strip}; expected a probability from 0 to 1")
         self.warp_mm, self.warp_length_mm = float(warp_mm), float(warp_length_mm)
-        self.noise, self.bias, self.strip, self.flip = float(noise), float(bias), strip, flip
+        self.priors = priors.complete(contrast, given)
+        self.strip, self.flip = float(strip), flip
         self.paths = [builtin_path()] if anatomies is None else find_label_maps(Path(anatomies))
         self.own_reference = anatomies is None
+
+    @classmethod
+    def complete(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Every effect's probability and range as numbers, also those left to the contrast."""
+        kind = arguments.get("contrast", "t1w")
+        given = {name: arguments.get(name) for name in priors.EFFECTS}
+        if kind not in priors.PRIORS or not all(
+            isinstance(prior, (tuple, list, type(None))) for prior in given.values()
+        ):
+            return arguments  # refused in the constructor's or the command line's own words
+        return {**arguments, **{name: list(prior) for name, prior in priors.complete(kind, given).items()}}
 
     @cached_property
     def _checksums(self) -> list[str]:
         for path in self.paths:  # a damaged or foreign label map is refused before anything is made
-            load_anatomy(path)
+            self._warn_if_finer(load_anatomy(path))
         return [sha256_of(path) for path in self.paths]
+
+    def _warn_if_finer(self, anatomy: Anatomy) -> None:
+        if any(fine < 0.95 * coarse for fine, coarse in zip(self.spacing, anatomy.spacing, strict=True)):
+            ours, theirs = (" × ".join(f"{s:g}" for s in spacing) for spacing in (self.spacing, anatomy.spacing))
+            print(
+                f"brainloom: warning: spacing {ours} mm is finer than that of label map '{anatomy.name}' ({theirs} mm); "
+                "boundaries will be no finer than the label map's",
+                file=sys.stderr,
+            )
 
     def parents(self) -> list[dict[str, Any]]:
         """The label maps, each with its checksum. The built-in one derives from ICBM152 2009c and CerebrA."""
@@ -124,13 +211,13 @@ class LabelMap(Generator):
         person = draw_person(rng, self.ages, self.diagnoses)
         params: Params = {"anatomy": self._choose(rng, person)}
         params["person"] = None if self.deformation == "none" else person.as_params()
-        params["pose"] = self._draw_pose(rng)
+        params["pose"] = draw_pose(rng, self.deformation, self.flip)
         site = str(rng.choice(self.sites)) if self.sites else None
         params["site"] = site or "random"
-        scanner = contrasts.draw_scanner(rng, site, self.noise, self.bias)
-        params["scanner"] = scanner
-        chosen = contrasts.t1w(rng, scanner) if self.contrast == "t1w" else contrasts.random_mixture(rng)
-        params["contrast"] = contrasts.as_params(chosen)
+        params["scanner"] = contrasts.draw_scanner(rng, site, self.contrast, self.priors)
+        drawn = contrasts.draw_contrast(self.contrast, rng, params["scanner"], label_table())
+        params["contrast"] = contrasts.as_params(drawn)
+        params["strip"] = bool(rng.random() < self.strip)
         params["warp_seed"], params["noise_seed"] = new_seed(rng), new_seed(rng)
         return params
 
@@ -143,102 +230,108 @@ class LabelMap(Generator):
         weight = np.exp(-0.5 * ((here - person.log_targets()[VENTRICLE]) / VENTRICLE_REACH) ** 2) + 1e-6
         return int(rng.choice(len(self.paths), p=weight / weight.sum()))
 
-    def _draw_pose(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Rotation (degrees), stretch and shear (log-scale and share), shift (mm), mirror."""
-        if self.deformation == "none":
-            return {"rotation": [0.0] * 3, "stretch": [0.0] * 3, "shear": [0.0] * 3, "shift": [0.0] * 3, "flip": False}
-        strong = self.deformation == "strong"
-        rotation = rng.uniform(-15, 15, 3) if strong else rng.normal(0, 3, 3)
-        stretch = np.log(rng.uniform(0.8, 1.2, 3)) if strong else rng.normal(0, 0.015, 3)
-        shear = rng.uniform(-0.012, 0.012, 3) if strong else np.zeros(3)
-        shift = rng.normal(0, 2.5, 3)
-        pose = {"rotation": rotation, "stretch": stretch, "shear": shear, "shift": shift}
-        drawn: dict[str, Any] = {name: [round(float(v), 4) for v in value] for name, value in pose.items()}
-        return {**drawn, "flip": bool(self.flip and rng.random() < 0.5)}
-
     def render(self, params: Params) -> Sample:
         """The volume: label map of the person as deformed, image of it on the scanner, volumes measured on the label."""
-        from synth.appearance.kernel import render_labels, source_positions
+        from synth.appearance import kernel
 
+        plan = self.plan(params)
+        label = np.empty(self.shape, np.int16)
+        image = np.empty(self.shape, np.float32)
+        counts = np.zeros(len(plan.numbers), np.int64)
+        kernel.render_labels(
+            plan.index,
+            plan.mean,
+            plan.sd,
+            plan.numbers,
+            plan.nodes.values,
+            plan.nodes.step,
+            plan.points,
+            plan.grain,
+            np.uint64(plan.seed),
+            kernel.normal_table(),
+            label,
+            image,
+            counts,
+        )
+        image = images.acquire(image, plan.scanner, self.spacing, plan.level, plan.noise_seed)
+        if _blank_outside(label, plan.view):
+            counts = np.bincount(label.ravel(), minlength=int(plan.numbers.max()) + 1)[plan.numbers]
+            _blank_outside(image, plan.view)
+        if plan.strip:
+            kernel.blank_outside(label, image)
+        images.finish(image, plan.scanner)
+        covariates = self._covariates(params) | volumes_of(dict(zip(plan.numbers, counts, strict=True)), self.spacing)
+        return Sample(image[None], label, covariates, centred_affine(self.shape, self.spacing))
+
+    def plan(self, params: Params) -> Plan:
+        """What the voxels of one volume are filled from; a pure function of ``params``."""
         anatomy = load_anatomy(self.paths[params["anatomy"]])
         person = Person(**params["person"]) if params["person"] else None
-        box = morphometry.velocity_grid(anatomy, tuple(effects()))
-        moved = self._displacement(anatomy, box, person, params)
-        mean, sd = self._tissue_arrays(anatomy, params["contrast"])
-        label = np.empty(self.shape, np.uint8)
-        image, spread = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
-        step = np.array(box.step, np.float32)
-        source = np.empty((*self.shape, 3), np.float32)
-        matrix = self._matrix(anatomy, person, params["pose"])
-        source_positions(matrix, moved, np.array(box.low, np.float32) + (step - 1) / 2, step, source)
-        render_labels(anatomy.index, mean, sd, source, self._parts(), label, image, spread)
-        image = finish(image, spread, params["scanner"], self.spacing, rng_for(params["noise_seed"], 0, "appearance"))
-        numbers = np.array([label_.number for label_ in anatomy.labels], np.int16)
-        if params["pose"]["flip"]:
-            numbers = np.array([label_.partner for label_ in anatomy.labels], np.int16)
-        written = numbers[label]
-        if self.strip:
-            image = image * np.array([label_.is_intracranial for label_ in anatomy.labels], np.float32)[label]
-            written = np.where([label_.is_intracranial for label_ in anatomy.labels], numbers, 0).astype(np.int16)[
-                label
-            ]
-        covariates = self._covariates(anatomy, person, params) | measure_volumes(written, self.spacing)
-        return Sample(image[None], written, covariates, centred_affine(self.shape, self.spacing))
+        size = 1.0 if person is None else (person.icv_ml / anatomy.intracranial_ml) ** (1 / 3)
+        matrix = pull_matrix(params["pose"], size, self.shape, self.spacing, anatomy.spacing, anatomy.centre)
+        rng = rng_for(params["noise_seed"], 0, "appearance")
+        scanner = params["scanner"]
+        flow = self._displacement(anatomy, person, params)
+        nodes = images.make_nodes(self.shape, self.spacing, matrix, *flow, scanner["bias"] or 0.0, rng)
+        keep = np.array([not params["strip"] or label.is_intracranial for label in anatomy.labels])
+        pairs = np.array([params["contrast"][label.structure] for label in anatomy.labels], np.float32)
+        pairs[:, 1] *= scanner["texture"] or 0.0
+        written = [label.partner if params["pose"]["flip"] else label.number for label in anatomy.labels]
+        coarse = scanner["coarse"]
+        return Plan(
+            index=_padded(anatomy),
+            mean=np.ascontiguousarray(pairs[:, 0] * keep),
+            sd=np.ascontiguousarray(pairs[:, 1] * keep),
+            numbers=np.where(keep, written, 0).astype(np.int16),
+            nodes=nodes,
+            points=images.sampling_points(matrix, self.spacing),
+            grain=np.array([np.sqrt(1 - coarse), np.sqrt(coarse)], np.float32),
+            seed=new_seed(rng),
+            noise_seed=params["noise_seed"],
+            scanner=scanner,
+            level=contrasts.RANDOM_LEVEL if self.contrast == "random" else contrasts.WHITE,
+            view=self._view(anatomy, matrix, scanner, rng),
+            strip=params["strip"],
+        )
 
-    def _parts(self) -> int:
-        return int(np.clip(round(max(self.spacing) / POINT_MM + 0.2), 1, 3))
+    def _view(
+        self, anatomy: Anatomy, matrix: Floats, scanner: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Voxels inside the field of view, after what ``crop`` and ``neck`` take away."""
+        low, high = [0, 0, 0], list(self.shape)
+        shares, sides = rng.random((3, 2)), rng.random(3)
+        if scanner["crop"] is not None:
+            for axis, n in enumerate(self.shape):
+                lost = round(scanner["crop"] * shares[axis, 0] * n)
+                below = round(lost * sides[axis])
+                low[axis], high[axis] = below, n - (lost - below)
+        if scanner["neck"] is not None:
+            bottom = np.array([*anatomy.centre[:2], anatomy.brain[2][0]]) - matrix[:, 3]
+            at = float(np.linalg.solve(matrix[:, :3].astype(np.float64), bottom)[2])
+            low[2] = max(low[2], round(at - scanner["neck"] / self.spacing[2]))
+        low = [min(a, b - SMALLEST_VIEW) for a, b in zip(low, high, strict=True)]
+        return tuple((max(a, 0), b) for a, b in zip(low, high, strict=True))  # type: ignore[return-value]
 
-    def _displacement(
-        self, anatomy: Anatomy, box: morphometry.Field, person: Person | None, params: Params
-    ) -> npt.NDArray[np.float32]:
-        """``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels: morphometry and individual warp in one flow."""
+    def _displacement(self, anatomy: Anatomy, person: Person | None, params: Params) -> tuple[Floats, Floats, Floats]:
+        """``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels (morphometry and individual warp in one flow),
+        then the anatomy voxel at the middle of its first cell and voxels a cell."""
         if person is None:
-            return np.zeros((*box.shape, 3), np.float32)
+            return np.zeros((2, 2, 2, 3), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32)
+        box = morphometry.velocity_grid(anatomy, tuple(effects()))
         flow = morphometry.morphometry_velocity(anatomy, box, wanted_changes(anatomy, person, self.own_reference))
         rng = rng_for(params["warp_seed"], 0, "warp")
-        warp_mm = 2.0 * self.warp_mm if self.deformation == "strong" else self.warp_mm
+        warp_mm = STRONG_WARP * self.warp_mm if self.deformation == "strong" else self.warp_mm
         if warp_mm > 0:
             flow += morphometry.random_velocity(rng, box, warp_mm, self.warp_length_mm)
-        return morphometry.displacement(flow, box)
+        step = np.array(box.step, np.float32)
+        low = (np.array(box.low) + (step - 1) / 2).astype(np.float32)
+        return morphometry.displacement(flow, box), low, step
 
-    def _tissue_arrays(self, anatomy: Anatomy, contrast: dict[str, list[float]]) -> tuple[Any, Any]:
-        pairs = [contrast[label.structure] for label in anatomy.labels]
-        if self.strip:
-            pairs = [
-                pair if label.is_intracranial else [0.0, 0.0] for pair, label in zip(pairs, anatomy.labels, strict=True)
-            ]
-        mean, sd = np.array(pairs, np.float32).T
-        return np.ascontiguousarray(mean), np.ascontiguousarray(sd)
-
-    def _matrix(self, anatomy: Anatomy, person: Person | None, pose: dict[str, Any]) -> npt.NDArray[np.float32]:
-        """3×4, output voxel → anatomy voxel (pull-back): pose and head size about the intracranial centre."""
-        angles = np.deg2rad(pose["rotation"])
-        linear = np.eye(3)
-        for axis, angle in enumerate(angles):
-            a, b = [other for other in range(3) if other != axis]
-            turn = np.eye(3)
-            turn[a, a] = turn[b, b] = np.cos(angle)
-            turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-            linear = linear @ turn
-        shear = np.eye(3)
-        shear[0, 1], shear[0, 2], shear[1, 2] = pose["shear"]
-        size = 1.0 if person is None else np.clip((person.icv_ml / anatomy.intracranial_ml) ** (1 / 3), 0.8, 1.25)
-        push = linear @ shear @ np.diag(np.exp(pose["stretch"]) * size)
-        if pose["flip"]:
-            push = push @ np.diag([-1.0, 1.0, 1.0])
-        pull = np.linalg.inv(push)
-        to_mm = centred_affine(self.shape, self.spacing)
-        matrix = (
-            np.diag(1 / np.array(anatomy.spacing))
-            @ pull
-            @ np.column_stack([to_mm[:3, :3], to_mm[:3, 3] - np.array(pose["shift"])])
-        )
-        matrix[:, 3] += anatomy.centre
-        return matrix.astype(np.float32)
-
-    def _covariates(self, anatomy: Anatomy, person: Person | None, params: Params) -> dict[str, float | str]:
-        covariates: dict[str, float | str] = {"anatomy": anatomy.name, "site": params["site"]}
-        if person is not None:
+    def _covariates(self, params: Params) -> dict[str, float | str]:
+        name = load_anatomy(self.paths[params["anatomy"]]).name
+        covariates: dict[str, float | str] = {"anatomy": name, "site": params["site"]}
+        if params["person"]:
+            person = Person(**params["person"])
             covariates |= {"age": person.age, "sex": person.sex, "diagnosis": person.diagnosis}
             covariates |= {"hoehn_yahr": float(person.stage), "intracranial_asked_ml": person.icv_ml}
         return covariates
@@ -261,16 +354,32 @@ def wanted_changes(anatomy: Anatomy, person: Person, own_reference: bool) -> dic
     return changes
 
 
-def measure_volumes(label: npt.NDArray[np.int16], spacing: tuple[float, float, float]) -> dict[str, float | str]:
-    """``volume_…`` in mm³ of every intracranial structure, measured on the label map as written, absent ones 0."""
+@lru_cache(maxsize=32)
+def _padded(anatomy: Anatomy) -> npt.NDArray[np.uint8]:
+    """Label positions in a border of background, where everything outside the map ends."""
+    return np.pad(anatomy.index, 1)
+
+
+def _blank_outside(array: npt.NDArray[Any], view: tuple[tuple[int, int], ...]) -> bool:
+    """Set what lies outside the field of view to 0, in place; whether there was anything."""
+    cut = False
+    for axis, (low, high) in enumerate(view):
+        line = np.moveaxis(array, axis, 0)
+        if low > 0 or high < len(line):
+            line[:low], line[high:], cut = 0, 0, True
+    return cut
+
+
+def volumes_of(counts: dict[int, int], spacing: tuple[float, float, float]) -> dict[str, float | str]:
+    """``volume_…`` in mm³ of every intracranial structure with voxels, from label number → voxels as written."""
     voxel = float(np.prod(spacing))
-    counts = np.bincount(label.ravel(), minlength=2100)
     volumes: dict[str, float | str] = {}
     total = 0.0
     for entry in label_table().values():
-        if entry.is_intracranial and counts[entry.number]:
-            volumes[entry.covariate] = float(counts[entry.number]) * voxel
-            total += float(counts[entry.number]) * voxel
+        count = float(counts.get(entry.number, 0))
+        if entry.is_intracranial and count:
+            volumes[entry.covariate] = count * voxel
+            total += count * voxel
     return {**volumes, "volume_intracranial": total}
 
 

@@ -234,7 +234,13 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if hint in (int, float, str, bool):
         return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[hint]
-    text = str(hint).replace("typing.", "").replace("pathlib.", "").replace(" | None", "")
+    kinds = [kind for kind in typing.get_args(hint) if kind not in (type(None), ...)]
+    if typing.get_origin(hint) is tuple and len(set(kinds)) == 1 and ... not in typing.get_args(hint):
+        word = {int: "whole numbers", float: "numbers"}.get(kinds[0], "values")
+        return f"{len(kinds)} {word} separated by commas"
+    if typing.get_origin(hint) is not tuple and len(kinds) > 0 and type(None) in typing.get_args(hint):
+        return " or ".join(_describe(kind) for kind in kinds)
+    text = str(hint).replace("typing.", "").replace("pathlib.", "")
     return f"{text} (a tuple as 1,2,3)" if "tuple" in text else text
 
 

@@ -1,51 +1,243 @@
-"""What a scanner adds to tissue means: texture, blur, bias field, noise, gamma."""
+"""From tissue to voxels: the grid of nodes a volume is rendered through, then what scanner and scan do to the image.
+
+Order, as in a real acquisition: tissue with texture and bias field (the kernel), point spread, acquired voxels and thick
+slices, k-space artefacts, noise, interpolation back to the output grid, scaling, gamma, quantisation.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from synth.keys import rng_for
+
 Floats = npt.NDArray[np.float32]
-BIAS_KNOTS = 5  # knots per axis of the bias field: about 40 mm apart in a head
-WHITE = 90.0  # white matter in the contrast table's units
+BIAS_KNOTS_MM = 45.0  # distance of the bias field's knots: four across a head, as in SynthSeg
+NODE_MM = 3.0  # distance of the nodes between which the kernel interpolates warp, bias field and coarse texture
+POINT_SPREAD = 0.45  # least SD of the point spread in voxels, where a voxel is sampled at its middle alone
+SLICE_PROFILE = 1 / 2.355  # SD of a Gaussian whose full width at half maximum is 1
+QUANTILE = 0.995
+CURVE_END, CURVE_STEPS = 1.5, 1024
+SCALING_VOXELS = 40_000  # voxels from which the scale is estimated
 
 
-def finish(
-    image: Floats,
-    spread: Floats,
-    scanner: dict[str, Any],
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Where every ``step``-th output voxel reads the anatomy, and the smooth fields there.
+
+    ``values``: ``[A, B, C, 5]`` float32; source x, y, z in anatomy voxels, gain of the bias field, coarse texture.
+    """
+
+    values: Floats
+    step: int
+
+
+def make_nodes(
+    shape: tuple[int, int, int],
     spacing: tuple[float, float, float],
+    matrix: Floats,
+    moved: Floats,
+    low: Floats,
+    cell: Floats,
+    bias: float,
     rng: np.random.Generator,
-) -> Floats:
-    """Texture, blur, bias, noise, gamma; then the 99.5th percentile is 1 and nothing is negative.
+) -> Nodes:
+    """Nodes of one volume.
 
     Args:
-        image: ``[D, H, W]`` tissue means, white matter near 90 for ``t1w``.
-        spread: ``[D, H, W]`` within-tissue SD, same units.
-        scanner: ``noise`` (SD, share of white matter), ``bias`` (log SD), ``gamma``, ``blur_mm`` (Gaussian SD).
-        spacing: mm.
-        rng: the stream of this volume's texture, bias and noise.
+        matrix: 3×4, output voxel → anatomy voxel.
+        moved: ``[X, Y, Z, 3]`` pull-back displacement in anatomy voxels, on cells of ``cell`` voxels; the middle of
+            the first lies at ``low``.
+        bias: SD of the log bias field.
     """
-    image = image + spread * rng.standard_normal(image.shape, dtype=np.float32)
-    sigma = [scanner["blur_mm"] / s for s in spacing]
-    if max(sigma) > 0.2:  # narrower than that a Gaussian is one voxel
-        from scipy.ndimage import gaussian_filter
+    from synth.appearance.kernel import CHANNELS, fill_nodes
 
-        image = gaussian_filter(image, sigma, truncate=3.0)
-    image = image * bias_field(image.shape, scanner["bias"], rng)
-    image = image + np.float32(scanner["noise"] * WHITE) * rng.standard_normal(image.shape, dtype=np.float32)
-    image = np.abs(image)  # magnitude images have no negative values (Rician at low signal)
-    image /= max(float(np.percentile(image, 99.5)), 1e-6)
-    return np.minimum(image, np.float32(1.5)) ** np.float32(scanner["gamma"])
+    step = int(np.clip(round(NODE_MM / max(spacing)), 1, 4))
+    counts = tuple((n - 1) // step + 2 for n in shape)
+    values = np.empty((*counts, CHANNELS), np.float32)
+    fill_nodes(matrix, np.ascontiguousarray(moved), low, cell, step, values)
+    extent = [n * step * s for n, s in zip(counts, spacing, strict=True)]
+    values[..., 3] = bias_field(counts, extent, bias, rng)
+    values[..., 4] = rng.standard_normal(counts, dtype=np.float32)
+    return Nodes(values, step)
 
 
-def bias_field(shape: tuple[int, ...], log_sd: float, rng: np.random.Generator) -> Floats:
-    """Smooth multiplicative field: exp of normal knots, linearly interpolated, mean near 1."""
-    field = (log_sd * rng.standard_normal((BIAS_KNOTS,) * 3)).astype(np.float32)
-    for axis, n in enumerate(shape):
-        at = np.linspace(0, BIAS_KNOTS - 1, n, dtype=np.float32)
-        weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(BIAS_KNOTS, dtype=np.float32)[None]))
-        field = np.moveaxis(np.tensordot(weights, field, axes=(1, axis)), 0, axis)
+def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, rng: np.random.Generator) -> Floats:
+    """Smooth multiplicative field ``[*counts]``: exp of normal knots, cubic B-spline between them, median near 1."""
+    knots = [max(2, round(mm / BIAS_KNOTS_MM) + 1) for mm in extent_mm]
+    field = rng.standard_normal([n + 2 for n in knots], dtype=np.float32) * np.float32(log_sd)
+    for axis, (n, k) in enumerate(zip(counts, knots, strict=True)):
+        field = np.moveaxis(np.tensordot(_spline(n, k), field, axes=(1, axis)), 0, axis)
     return np.exp(field).astype(np.float32)
+
+
+def _spline(count: int, knots: int) -> Floats:
+    """``[count, knots + 2]`` cubic B-spline weights, scaled so that independent unit knots give about unit variance."""
+    at = np.linspace(0, knots - 1, count)[:, None] - np.arange(-1, knots + 1)[None]
+    far = np.abs(at)
+    weights = np.where(far < 1, 2 / 3 - far**2 + far**3 / 2, np.maximum(2 - far, 0) ** 3 / 6)
+    return (weights / np.sqrt((weights**2).sum(1).mean())).astype(np.float32)
+
+
+def sampling_points(matrix: Floats, spacing: tuple[float, float, float]) -> Floats:
+    """``[P, 3]`` anatomy-voxel offsets that one output voxel's intensity is averaged over: 1 to 1.25 mm, 4, from 2.5 mm 8."""
+    coarse = max(spacing)
+    corners = np.array([(a, b, c) for a in (1, -1) for b in (1, -1) for c in (1, -1)], np.float32)
+    if coarse <= 1.25:
+        return np.zeros((1, 3), np.float32)
+    if coarse < 2.5:
+        corners = corners[corners.prod(1) > 0]  # a tetrahedron
+    return np.ascontiguousarray(0.25 * corners @ matrix[:, :3].T, dtype=np.float32)
+
+
+def acquire(
+    image: Floats, scanner: Mapping[str, Any], spacing: tuple[float, float, float], level: float, seed: int
+) -> Floats:
+    """What the scanner makes of ``image [D, H, W]``: point spread, voxels, artefacts, noise; on the same grid.
+
+    Args:
+        scanner: strengths as drawn (``None``: does not apply); see ``synth.appearance.priors.EFFECTS``.
+        spacing: mm.
+        level: intensity that shares (noise, spikes) refer to.
+        seed: of artefacts and noise.
+    """
+    from synth.appearance import kernel
+    from synth.appearance.kspace import add_spikes, move_head, ring
+
+    rng = rng_for(seed, 0, "acquisition")
+    voxels = _acquired_voxels(scanner, spacing, rng)
+    _spread(image, scanner["blur"] or 0.0, spacing, voxels)
+    acquired = _downsample(image, spacing, voxels)
+    if scanner["motion"] is not None:
+        acquired = move_head(acquired, scanner["motion"], voxels, rng)
+    if scanner["gibbs"] is not None:
+        acquired = ring(acquired, scanner["gibbs"])
+    if scanner["spikes"] is not None:
+        acquired = add_spikes(acquired, scanner["spikes"] * level, rng)
+    gaussian, rician = (np.float32((scanner[name] or 0.0) * level) for name in ("noise", "rician"))
+    kernel.add_noise(acquired, gaussian, rician, np.uint64(rng.integers(2**63)), kernel.normal_table())
+    return _upsample(acquired, image.shape, spacing, voxels)
+
+
+def _acquired_voxels(
+    scanner: Mapping[str, Any], spacing: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[tuple[float, float], ...]:
+    """Per axis: distance of the acquired samples and SD of their profile, mm; (spacing, 0) where nothing changes."""
+    share, thickness, slice_axis = rng.random(3), rng.uniform(0.7, 1.0, 3), int(rng.integers(3))
+    voxels = []
+    for axis, s in enumerate(spacing):
+        distance = s
+        if scanner["slices"] is not None:
+            distance = max(s, scanner["slices"]) if axis == slice_axis else s
+        elif scanner["resolution"] is not None:
+            distance = max(s, s + (scanner["resolution"] - s) * (0.5 + 0.5 * share[axis]))
+        coarser = distance > 1.05 * s
+        voxels.append((distance, SLICE_PROFILE * distance * thickness[axis]) if coarser else (s, 0.0))
+    return tuple(voxels)
+
+
+def _spread(
+    image: Floats, blur_mm: float, spacing: tuple[float, float, float], voxels: tuple[tuple[float, float], ...]
+) -> None:
+    """Point spread, in place; an axis that is sampled more coarsely gets its profile there instead."""
+    from synth.appearance import kernel
+
+    least = POINT_SPREAD if max(spacing) <= 1.25 else 0.0  # coarser voxels are averages of several points already
+    taps = [_taps(max(blur_mm / s, least) if v[1] == 0 else 0.0) for s, v in zip(spacing, voxels, strict=True)]
+    if len(taps[1]) > 1 or len(taps[2]) > 1:
+        kernel.blur_planes(image, taps[1], taps[2])
+    if len(taps[0]) > 1:
+        kernel.blur_depth(image, taps[0])
+
+
+def _taps(sigma: float) -> Floats:
+    """Half of a symmetric Gaussian filter, its middle first, to 2.5 SD; [1] where it would do nothing."""
+    if sigma < 0.2:
+        return np.ones(1, np.float32)
+    half = np.exp(-0.5 * (np.arange(int(np.ceil(2.5 * sigma)) + 1) / sigma) ** 2)
+    return (half / (half[0] + 2 * half[1:].sum())).astype(np.float32)
+
+
+def _weights(centres: npt.NDArray[np.float64], count: int, weight: Any, reach: float) -> tuple[Any, Floats]:
+    """First input sample and weights of every output sample; outside the grid the last sample repeats."""
+    width = int(2 * np.ceil(reach) + 1)
+    first = np.floor(centres - reach).astype(np.int64)
+    taps = first[:, None] + np.arange(width)[None]
+    value = weight(taps - centres[:, None])
+    value /= value.sum(1, keepdims=True)
+    width = min(width, count)
+    start = np.clip(first, 0, count - width)
+    out = np.zeros((len(centres), width))
+    rows = np.broadcast_to(np.arange(len(centres))[:, None], taps.shape)
+    np.add.at(out, (rows, np.clip(np.clip(taps, 0, count - 1) - start[:, None], 0, width - 1)), value)
+    return start, out.astype(np.float32)
+
+
+def _centres(count: int, step: float, onto: int) -> npt.NDArray[np.float64]:
+    """Positions of ``count`` samples ``step`` apart about the middle of a line of ``onto`` samples."""
+    return np.linspace(-step, step, count) * (count - 1) / 2 + (onto - 1) / 2
+
+
+def _acquired_count(n: int, spacing: float, distance: float) -> int:
+    return max(2, int(np.ceil(n * spacing / distance)))
+
+
+def _downsample(image: Floats, spacing: tuple[float, float, float], voxels: tuple[tuple[float, float], ...]) -> Floats:
+    for axis, (distance, sigma) in enumerate(voxels):
+        if sigma > 0:
+            n, s = image.shape[axis], spacing[axis]
+            centres = _centres(_acquired_count(n, s, distance), distance / s, n)
+            wide = max(sigma / s, 0.5)
+            image = _resample(
+                image, axis, *_weights(centres, n, lambda t, w=wide: np.exp(-0.5 * (t / w) ** 2), 2.5 * wide)
+            )
+    return image
+
+
+def _upsample(
+    image: Floats, shape: tuple[int, ...], spacing: tuple[float, float, float], voxels: tuple[tuple[float, float], ...]
+) -> Floats:
+    for axis, (distance, sigma) in enumerate(voxels):
+        if sigma > 0:
+            n, count, s = shape[axis], image.shape[axis], spacing[axis]
+            centres = _centres(n, s / distance, count)
+            image = _resample(image, axis, *_weights(centres, count, lambda t: np.maximum(1 - np.abs(t), 0), 1.0))
+    return image
+
+
+def _resample(image: Floats, axis: int, starts: Any, weights: Floats) -> Floats:
+    from synth.appearance import kernel
+
+    before, after = int(np.prod(image.shape[:axis])), int(np.prod(image.shape[axis + 1 :]))
+    out = np.empty((before, len(starts), after), np.float32)
+    if after == 1:  # along the last axis a line is a row of a matrix
+        kernel.resample_rows(image.reshape(before, -1), starts, weights, out.reshape(before, -1))
+    else:
+        kernel.resample_axis(image.reshape(before, image.shape[axis], after), starts, weights, out)
+    return out.reshape(*image.shape[:axis], len(starts), *image.shape[axis + 1 :])
+
+
+def scale_of(image: Floats) -> float:
+    """1 / the 99.5th percentile of a fixed sample of the voxels."""
+    step = max(1, image.size // SCALING_VOXELS) | 1  # odd, so that it walks through every column
+    sample = image.reshape(-1)[::step]
+    return 1 / max(float(np.quantile(sample, QUANTILE)), 1e-6)
+
+
+def tone_curve(gamma: float | None) -> Floats:
+    """Output at 1,024 steps a unit of the input, from 0 to 1.5."""
+    at = np.arange(int(CURVE_END * CURVE_STEPS) + 1) / CURVE_STEPS
+    curve: Floats = (at ** (gamma or 1.0)).astype(np.float32)
+    return curve
+
+
+def finish(image: Floats, scanner: Mapping[str, Any]) -> None:
+    """Scale so that the 99.5th percentile is 1, gamma, quantisation; in place."""
+    from synth.appearance import kernel
+
+    levels = int(scanner["quantise"] or 0)
+    kernel.apply_tone(image, np.float32(scale_of(image)), tone_curve(scanner["gamma"]), levels)

@@ -56,9 +56,14 @@ def refuse(run: Run, place: Path, *words: object, says: str) -> None:
         (("--generator.spacing", "-1,1,1"), "spacing"),
         (("--generator.ages", "80,60"), "ages is 80"),
         (("--generator.diagnoses", "CN,ALS"), "'ALS'"),
-        (("--generator.contrast", "t2"), "t1w, random"),
+        (("--generator.contrast", "t2"), "t1w, t2w, flair, random"),
         (("--generator.flip", "perhaps"), "--generator.flip was given 'perhaps'; expected true or false"),
-        (("--generator.noise", "loud"), "--generator.noise was given 'loud'; expected a number"),
+        (("--generator.noise", "loud"), "--generator.noise was given 'loud'; expected 3 numbers separated by commas"),
+        (("--generator.noise", "0.1"), "--generator.noise was given '0.1'; expected 3 numbers separated by commas"),
+        (("--generator.noise", "1,0.2,0.1"), "noise is 1,0.2,0.1: its low, 0.2, is above its high, 0.1"),
+        (("--generator.noise", "1.5,0,0.1"), "expected a probability from 0 to 1"),
+        (("--generator.gamma", "1,0,2"), "gamma is 1,0,2; expected low and high from 0.05 to 20"),
+        (("--generator.strip", "2"), "strip is 2.0; expected a probability from 0 to 1"),
         (("--generator.shpae", "16,18,16"), "near: shape"),
         (("--generator", "LabelMpa"), "LabelMap"),
         (("--generator", "nomodule.Onion"), "nomodule"),
@@ -153,7 +158,7 @@ def test_a_bad_question_to_a_corpus_is_refused(words: tuple[str, ...], says: str
 def test_an_output_with_another_recipe_is_refused(place: Path, run: Run) -> None:
     assert run(*GENERATE, *SMALL).code == 0
     refuse(run, place, *GENERATE, *SMALL, "--seed", "1", says="seed 0, asked for was 1")
-    refuse(run, place, *GENERATE, *SMALL, "--generator.noise", "0.1", says="noise 0.06, asked for was 0.1")
+    refuse(run, place, *GENERATE, *SMALL, "--generator.flip", "false", says="flip True, asked for was False")
 
 
 def floats(value: float) -> np.ndarray:

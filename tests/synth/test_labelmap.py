@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from synth.anatomy.labels import label_table
+from synth.appearance.priors import EFFECTS
 from synth.errors import UserError
 from synth.keys import rng_for
 from synth.labelmap import LabelMap
@@ -17,6 +18,7 @@ from synth.sample import Sample
 from tests.conftest import spheres_in_a_box
 
 GRID: dict[str, Any] = {"shape": (48, 56, 48), "spacing": 4.0}
+QUIET: dict[str, Any] = {name: (0.0, e.lowest, e.lowest) for name, e in EFFECTS.items()}  # tissue means alone
 
 
 def render(generator: LabelMap, index: int = 0, **changes: Any) -> Sample:
@@ -90,7 +92,7 @@ def test_without_deformation_the_builtin_volumes_come_out_on_a_coarser_grid() ->
         assert found == pytest.approx(load_anatomy(builtin_path()).volumes[structure], rel=0.03)
 
 
-@pytest.mark.parametrize("options", [{}, {"strip": True}, {"deformation": "strong"}, {"spacing": (4.0, 5.0, 3.0)}])
+@pytest.mark.parametrize("options", [{}, {"strip": 1.0}, {"deformation": "strong"}, {"spacing": (4.0, 5.0, 3.0)}])
 def test_volumes_are_voxel_counts_of_the_label_map_as_written(options: dict[str, Any]) -> None:
     generator = LabelMap(**{**GRID, **options})
     sample = render(generator, 2)
@@ -106,7 +108,7 @@ def test_volumes_are_voxel_counts_of_the_label_map_as_written(options: dict[str,
 
 
 def test_strip_leaves_only_what_is_inside_the_skull() -> None:
-    sample, whole = (render(LabelMap(**GRID, strip=strip)) for strip in (True, False))
+    sample, whole = (render(LabelMap(**GRID, strip=strip)) for strip in (1.0, 0.0))
     assert sample.label is not None and whole.label is not None
     outside = ~np.isin(whole.label, [n for n, label in label_table().items() if label.is_intracranial])
     assert (whole.label[outside] > 0).any(), "the whole head has something to strip"
@@ -124,7 +126,7 @@ def test_images_are_finite_positive_and_about_one_at_most() -> None:
 
 def test_t1w_has_the_order_of_a_t1_weighted_scan() -> None:
     for index in range(4):
-        sample = render(LabelMap(shape=(80, 96, 80), spacing=2.4, bias=0.0, noise=0.0), index)
+        sample = render(LabelMap(shape=(80, 96, 80), spacing=2.4, **QUIET), index)
         assert sample.label is not None
         white, grey, fluid = (
             float(np.median(sample.image[0][np.isin(sample.label, numbers)])) for numbers in ((2, 41), (3, 42), (4, 43))
@@ -148,17 +150,19 @@ def test_random_contrast_has_no_fixed_order() -> None:
 
 
 def test_a_site_has_its_own_look_whatever_the_other_sites_are() -> None:
-    north = LabelMap(sites=("north",))
+    def settings(generator: LabelMap, site: str) -> np.ndarray:
+        drawn = [p["scanner"] for p in (generator.draw(rng_for(0, i)) for i in range(60)) if p["site"] == site]
+        return np.log([[scanner["contrast"], scanner["bias"]] for scanner in drawn])
+
     both = LabelMap(sites=("north", "south"))
-    gammas = {
-        site: [p["scanner"]["gamma"] for p in (both.draw(rng_for(0, i)) for i in range(40)) if p["site"] == site]
-        for site in ("north", "south")
-    }
-    own = [north.draw(rng_for(0, i))["scanner"]["gamma"] for i in range(40)]
-    between = abs(np.log(np.mean(gammas["north"]) / np.mean(gammas["south"])))
-    assert abs(np.log(np.mean(own) / np.mean(gammas["north"]))) < 0.05
-    assert between > 0.05 or abs(np.mean(own) - 1) > 0.02
-    assert {LabelMap().draw(rng_for(0, i))["site"] for i in range(3)} == {"random"}
+    north, alone, south = (
+        settings(both, "north"),
+        settings(LabelMap(sites=("north",)), "north"),
+        settings(both, "south"),
+    )
+    assert np.abs(north.mean(0) - alone.mean(0)).max() < 0.05, "a site is the same beside others"
+    assert np.abs(north.mean(0) - south.mean(0)).max() > 0.2, "two sites differ"
+    assert north.std(0).max() < 0.1 < settings(LabelMap(), "random").std(0).max(), "scans of one site are alike"
 
 
 def test_people_are_those_asked_for() -> None:
@@ -223,8 +227,11 @@ def test_an_anatomy_of_another_person_takes_the_persons_volumes(real_anatomies: 
         ({"diagnoses": ()}, "diagnoses"),
         ({"diagnosis_weights": (1.0,)}, "diagnosis_weights"),
         ({"diagnoses": ("CN",), "diagnosis_weights": (-1.0,)}, "negative"),
-        ({"noise": -0.1}, "noise"),
-        ({"bias": float("nan")}, "bias"),
+        ({"noise": (1, -0.1, 0.1)}, "noise"),
+        ({"noise": (1, 0.1)}, "three numbers"),
+        ({"bias": (1, 0, float("nan"))}, "bias"),
+        ({"bias": (1, 0.3, 0.2)}, "above its high"),
+        ({"strip": 1.5}, "probability"),
         ({"warp_length_mm": 0.0}, "warp_length_mm"),
     ],
 )

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synth.appearance.priors import PRIORS
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
 from synth.options import call, make_spec, parse_value
@@ -116,7 +117,7 @@ def test_options_of_the_generator_come_from_its_own_signature() -> None:
         (["--ages", "50,old"], "--ages was given '50,old'"),
         (["--dry-run=perhaps"], "--dry-run was given 'perhaps'; expected true or false"),
         (["--generator", "LabelMap", "--generator.shape", "8,8"], "--generator.shape was given '8,8'"),
-        (["--generator", "LabelMap", "--generator.contrast", "t2w"], "t1w, random"),
+        (["--generator", "LabelMap", "--generator.contrast", "pdw"], "t1w, t2w, flair, random"),
         (["stray"], "'stray'"),
         (["--config", "absent.yaml"], "absent.yaml"),
     ],
@@ -167,10 +168,12 @@ def test_a_printed_config_gives_the_same_command_again(tmp_path: Path, run: Run)
 
 def test_the_command_line_wins_over_the_config(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("count: 7\nkind: b\ngenerator: {class_path: LabelMap, init_args: {noise: 0.1, bias: 0.2}}\n")
-    seen = given_to("--config", str(path), "--generator.noise", "0.3")
+    path.write_text(
+        "count: 7\nkind: b\ngenerator: {class_path: LabelMap, init_args: {noise: [1, 0, 0.1], warp_mm: 0.2}}\n"
+    )
+    seen = given_to("--config", str(path), "--generator.noise", "1,0,0.3")
     assert (seen["count"], seen["kind"]) == (3, "b")
-    assert seen["generator"].init_args == {"noise": 0.3, "bias": 0.2}
+    assert seen["generator"].init_args == {"noise": (1.0, 0.0, 0.3), "warp_mm": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,13 @@ def test_a_config_with_mistakes_is_refused(text: str, says: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "option, one, other", [("spacing", 2, 2.0), ("shape", [24, 28, 24], (24, 28, 24)), ("noise", 0, 0.0)]
+    "option, one, other",
+    [
+        ("spacing", 2, 2.0),
+        ("shape", [24, 28, 24], (24, 28, 24)),
+        ("noise", [1, 0, 1], (1.0, 0.0, 1.0)),
+        ("warp_mm", 0, 0.0),
+    ],
 )
 def test_one_value_written_in_two_ways_is_one_recipe(option: str, one: Any, other: Any) -> None:
     first, second = (GeneratorSpec("LabelMap", {option: value}).fingerprint([]) for value in (one, other))
@@ -208,9 +217,9 @@ def test_one_value_written_in_two_ways_is_one_recipe(option: str, one: Any, othe
 def test_another_value_is_another_recipe() -> None:
     specs = [
         GeneratorSpec("LabelMap", arguments)
-        for arguments in ({}, {"noise": 0.1}, {"flip": False}, {"shape": (8, 8, 9)})
+        for arguments in ({}, {"noise": (1.0, 0.0, 0.1)}, {"flip": False}, {"shape": (8, 8, 9)})
     ]
     assert len({spec.fingerprint([]) for spec in specs}) == len(specs)
-    assert GeneratorSpec("LabelMap", {"noise": 0.06}).fingerprint([]) == specs[0].fingerprint([]), (
-        "a default, written out"
-    )
+    assert GeneratorSpec("LabelMap", {"noise": PRIORS["t1w"]["noise"], "flip": True}).fingerprint([]) == specs[
+        0
+    ].fingerprint([]), "a default, written out"

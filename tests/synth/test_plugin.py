@@ -46,7 +46,7 @@ class TestLabelMapWithoutDeformationConforms(GeneratorConformance):
         "spacing": 11.0,
         "deformation": "none",
         "contrast": "random",
-        "strip": True,
+        "strip": 0.5,
     }
 
 
