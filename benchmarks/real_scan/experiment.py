@@ -34,6 +34,9 @@ class RealScan:
         weight_decay: of AdamW.
         averaging: decay per step of the running mean of the weights.
         channels: of the network's levels, finest first, multiples of 8.
+        patch: voxels of the boxes out of the volumes that the first part of the run trains on; whole volumes if empty.
+            They cost less, so that more volumes, each another contrast, are seen in the same time.
+        patch_share: that part of the run, 0 to 1.
         threads: of the network.
         workers: threads that render.
     """
@@ -47,6 +50,8 @@ class RealScan:
     weight_decay: float = 0.01
     averaging: float = 0.99
     channels: tuple[int, ...] = (32, 64, 128, 128)
+    patch: tuple[int, ...] = ()
+    patch_share: float = 0.0
     threads: int = 2
     workers: int = 1
 
@@ -58,6 +63,8 @@ class RealScan:
             raise UserError(f"real_scan: averaging is {self.averaging}; expected a number from 0 to below 1")
         if self.workers < 0 or self.weight_decay < 0:
             raise UserError("real_scan: workers and weight_decay cannot be negative")
+        if not 0 <= self.patch_share <= 1:
+            raise UserError(f"real_scan: patch_share is {self.patch_share}; expected a share from 0 to 1")
         if not self.generator:
             raise UserError(
                 "real_scan: generator is empty; expected class_path and init_args of one, or a list of them"
@@ -115,6 +122,13 @@ class RealScan:
                 f"real_scan: shape {shape} does not divide by {multiple}, which {len(self.channels)} levels of channels "
                 "need; choose another shape or fewer channels"
             )
+        if self.patch and (
+            len(self.patch) != 3 or any(p % multiple or not 0 < p <= n for p, n in zip(self.patch, shape, strict=True))
+        ):
+            raise UserError(
+                f"real_scan: patch {list(self.patch)} does not fit shape {list(shape)}; expected three multiples of "
+                f"{multiple}, none above the shape's"
+            )
         return shape, spacing
 
     def schedule(self) -> Schedule:
@@ -130,20 +144,29 @@ class RealScan:
         from benchmarks.real_scan.classes import NAMES
         from benchmarks.real_scan.network import CellUNet
         from benchmarks.real_scan.training import Run, train
-        from benchmarks.real_scan.volumes import Volumes
+        from benchmarks.real_scan.volumes import Volume, Volumes, patch_of
+        from synth.keys import rng_for
 
         identity = self.identity(generators)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             run = Run.new(CellUNet(len(NAMES), self.channels), self.schedule())
-        volumes = Volumes(generators, self.seed, self.workers)
+        volumes, schedule = Volumes(generators, self.seed, self.workers), self.schedule()
+
+        def volume(step: int) -> Volume:
+            whole = volumes[step]
+            if not self.patch or schedule.progress(step, run.seconds) >= self.patch_share:
+                return whole
+            return patch_of(whole, self.patch, rng_for(self.seed, step, "real_scan patch"))
+
         out.mkdir(parents=True, exist_ok=True)
         checkpoint = out / CHECKPOINT
         if checkpoint.is_file():
             run.load(checkpoint, identity)
         try:
+            volumes.make(run.step)  # compiles the generator's loops before the clock runs
             with _bar() as show:
-                train(run, self.schedule(), volumes.__getitem__, lambda: run.save(checkpoint, identity), show)
+                train(run, schedule, volume, lambda: run.save(checkpoint, identity), show)
         finally:
             volumes.close()
         return run

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 CELL = 2  # voxels along the edge of a cell
 GROUP = 8  # channels that are normalised together (Wu & He 2018, arXiv 1803.08494)
 LOGIT = 30.0  # beyond it a softmax in single precision is 0 or 1; keeps exp() finite
-SMOOTH = 1.0  # voxels added to both parts of a Dice, so that an absent class has one
+SMOOTH = 1.0  # voxels added to both parts of a Dice
 
 
 class Block(nn.Module):
@@ -100,16 +100,16 @@ class _DiceCrossEntropy(torch.autograd.Function):
         count = torch.bincount(target, minlength=classes)
         size = share.sum(0) + count + SMOOTH
         dice = (2 * hit + SMOOTH) / size
+        present = (count > 0) / (count > 0).sum()
         weight = (1 / count.clamp_min(1).sqrt())[at] / count.sqrt().sum()
-        ctx.save_for_backward(share, at, right, dice, size, weight)
+        ctx.save_for_backward(share, at, right, dice, size, weight, present)
         ctx.dtype = logits.dtype
-        return 1 - dice.mean() - (weight * right.clamp_min(1e-12).log_()).sum()
+        return 1 - (present * dice).sum() - (weight * right.clamp_min(1e-12).log_()).sum()
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
-        share, at, right, dice, size, weight = ctx.saved_tensors
-        classes = share.shape[1]
-        of_size, of_hit = dice / (classes * size), -2 / (classes * size)
+        share, at, right, dice, size, weight, present = ctx.saved_tensors
+        of_size, of_hit = present * dice / size, -2 * present / size
         pull = of_hit[at[:, 0], None] * right
         mean = share @ of_size[:, None] + pull
         slope = share * (of_size + (weight - mean))
@@ -118,7 +118,7 @@ class _DiceCrossEntropy(torch.autograd.Function):
 
 
 def dice_cross_entropy(cells: Tensor, target: Tensor) -> Tensor:
-    """1 − mean soft Dice over classes (Milletari et al. 2016) + cross-entropy, over all voxels of the batch.
+    """1 − mean soft Dice over the classes present (Milletari et al. 2016) + cross-entropy, over all voxels of the batch.
 
     In the cross-entropy a voxel weighs 1 / √n, n the voxels of its class: a hippocampus of 1,000 voxels has 1.6 % of
     the weight rather than 0.1 %, which is what makes the network look for it early.

@@ -26,6 +26,13 @@ def normalise(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.clip((image - low) / max(float(high - low), 1e-6), 0, 1).astype(np.float32)
 
 
+def patch_of(volume: Volume, shape: Sequence[int], rng: np.random.Generator) -> Volume:
+    """A box of ``shape`` voxels out of a volume and its classes, anywhere in it with the same probability."""
+    corner = [int(rng.integers(0, whole - part + 1)) for whole, part in zip(volume[0].shape, shape, strict=True)]
+    box = tuple(slice(low, low + part) for low, part in zip(corner, shape, strict=True))
+    return np.ascontiguousarray(volume[0][box]), np.ascontiguousarray(volume[1][box])
+
+
 def lookup_of(generators: Sequence[Generator]) -> npt.NDArray[np.uint8]:
     """Label number → class, for every label of the generators. Raises UserError when one of them has no labels."""
     numbers: set[int] = set()
