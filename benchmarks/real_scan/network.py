@@ -90,7 +90,7 @@ class _DiceCrossEntropy(torch.autograd.Function):
     as long on a CPU, as long as the rest of the network."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, rarity: float) -> Tensor:
         classes = logits.shape[1]
         share = logits.float().clamp(-LOGIT, LOGIT).exp_()
         share /= share @ share.new_ones(classes, 1)
@@ -101,32 +101,34 @@ class _DiceCrossEntropy(torch.autograd.Function):
         size = share.sum(0) + count + SMOOTH
         dice = (2 * hit + SMOOTH) / size
         present = (count > 0) / (count > 0).sum()
-        weight = (1 / count.clamp_min(1).sqrt())[at] / count.sqrt().sum()
+        weight = count.clamp_min(1).float() ** -rarity
+        weight = (weight / (weight * count).sum())[at]
         ctx.save_for_backward(share, at, right, dice, size, weight, present)
         ctx.dtype = logits.dtype
         return 1 - (present * dice).sum() - (weight * right.clamp_min(1e-12).log_()).sum()
 
     @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
         share, at, right, dice, size, weight, present = ctx.saved_tensors
         of_size, of_hit = present * dice / size, -2 * present / size
         pull = of_hit[at[:, 0], None] * right
         mean = share @ of_size[:, None] + pull
         slope = share * (of_size + (weight - mean))
         slope.scatter_add_(1, at, pull - weight)
-        return (slope * above[0]).to(ctx.dtype), None
+        return (slope * above[0]).to(ctx.dtype), None, None
 
 
-def dice_cross_entropy(cells: Tensor, target: Tensor) -> Tensor:
+def dice_cross_entropy(cells: Tensor, target: Tensor, rarity: float = 0.5) -> Tensor:
     """1 − mean soft Dice over the classes present (Milletari et al. 2016) + cross-entropy, over all voxels of the batch.
 
-    In the cross-entropy a voxel weighs 1 / √n, n the voxels of its class: a hippocampus of 1,000 voxels has 1.6 % of
-    the weight rather than 0.1 %, which is what makes the network look for it early.
+    In the cross-entropy a voxel weighs 1 / n^rarity, n the voxels of its class. At 0.5 a hippocampus of 1,000 voxels
+    has 1.6 % of the weight rather than 0.1 %, which makes the network look for it early; at 0 all voxels weigh the same.
 
     Args:
         cells: ``[B, 8·C, D/2, H/2, W/2]`` from :meth:`CellUNet.cells`; the target is folded rather than they unfolded.
         target: ``[B, D, H, W]`` class numbers, int64.
+        rarity: how much more the voxels of a rare class weigh, 0 to 1.
     """
     flat = cells.permute(0, 2, 3, 4, 1).reshape(-1, cells.shape[1] // CELL**3)
     folded = fold(target[:, None]).permute(0, 2, 3, 4, 1).reshape(-1)
-    return torch.as_tensor(_DiceCrossEntropy.apply(flat, folded))
+    return torch.as_tensor(_DiceCrossEntropy.apply(flat, folded, rarity))

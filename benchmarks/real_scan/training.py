@@ -20,6 +20,7 @@ from synth.errors import UserError
 
 GRADIENT_NORM = 1.0
 WARMUP = 0.05  # share of the run
+RARITY = 0.5  # at the start, none at the end: rare classes are found first, then bounded without favour
 CHECKPOINT_SECONDS = 30.0
 
 Show = Callable[[int, int, float], None]
@@ -129,12 +130,13 @@ def train_step(run: Run, schedule: Schedule, image: torch.Tensor, target: torch.
 
     Gradients that are not finite are dropped: torch 2.13's bfloat16 convolutions on CPU make one now and then.
     """
-    rate = schedule.rate(schedule.progress(run.step, run.seconds))
+    progress = schedule.progress(run.step, run.seconds)
+    rate = schedule.rate(progress)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast("cpu", torch.bfloat16):
         cells = run.network.cells(image[None, None])
-    loss = dice_cross_entropy(cells, target[None].long())
+    loss = dice_cross_entropy(cells, target[None].long(), RARITY * (1 - progress))
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_NORM)

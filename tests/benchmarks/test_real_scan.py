@@ -103,17 +103,18 @@ def test_unfold_undoes_fold() -> None:
     assert torch.equal(network.unfold(network.fold(image), 1), image)
 
 
-def test_loss_and_its_gradient_are_those_of_dice_and_cross_entropy_written_out() -> None:
+@pytest.mark.parametrize("rarity", [0.0, 0.5])
+def test_loss_and_its_gradient_are_those_of_dice_and_cross_entropy_written_out(rarity: float) -> None:
     torch.manual_seed(0)
     cells = torch.randn(2, 8 * 5, 2, 2, 2, requires_grad=True)
     target = torch.randint(0, 4, (2, 4, 4, 4))  # class 4 is absent
-    loss = network.dice_cross_entropy(cells, target)
+    loss = network.dice_cross_entropy(cells, target, rarity)
     (slope,) = torch.autograd.grad(loss, cells)
     logits = network.unfold(cells, 5)
     share, hot = logits.softmax(1), F.one_hot(target, 5).movedim(-1, 1).float()
     axes = (0, 2, 3, 4)
     dice = (2 * (share * hot).sum(axes) + 1) / (share.sum(axes) + hot.sum(axes) + 1)
-    weight = torch.bincount(target.flatten(), minlength=5).clamp_min(1) ** -0.5
+    weight = torch.bincount(target.flatten(), minlength=5).clamp_min(1) ** -rarity
     expected = 1 - dice[:4].mean() + F.cross_entropy(logits, target, weight)
     (expected_slope,) = torch.autograd.grad(expected, cells)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
