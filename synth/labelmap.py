@@ -26,9 +26,10 @@ from synth.anatomy.source import Anatomy, builtin_path, find_label_maps, load_an
 from synth.appearance import contrast as contrasts
 from synth.appearance import image as images
 from synth.appearance import priors
-from synth.errors import UserError, near
+from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
+from synth.labelmap_options import checked_ages, checked_mix, checked_shape, checked_spacing
 from synth.sample import Sample, centred_affine
 
 MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
@@ -49,8 +50,8 @@ class Plan:
         index: ``[X + 2, Y + 2, Z + 2]`` uint8 label positions of the anatomy in a border of background.
         mean, sd: ``[L]`` float32 intensity of every label position; ``numbers``: ``[L]`` int16 label written for it.
         nodes: see :class:`synth.appearance.image.Nodes`; ``points``: ``[P, 3]`` sampling offsets, anatomy voxels.
-        grain: shares of fine and coarse texture; ``seed``: of the texture, ``noise_seed``: of the acquisition.
-        scanner: strengths of every effect; ``level``: the intensity that they refer to.
+        grain: shares of fine and coarse texture; ``seed``: of the texture.
+        acquisition: point spread, voxels, artefacts, noise; ``scanner``: strengths of every effect.
         view: first and last voxel + 1 of the field of view along each axis.
         strip: whether what lies outside the skull is black.
     """
@@ -63,9 +64,8 @@ class Plan:
     points: Floats
     grain: Floats
     seed: int
-    noise_seed: int
+    acquisition: images.Acquisition
     scanner: dict[str, Any]
-    level: float
     view: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     strip: bool
 
@@ -138,11 +138,11 @@ class LabelMap(Generator):
         flip: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in priors.EFFECTS}
-        self.shape = _shape(shape)
-        self.spacing = _spacing(spacing)
+        self.shape = checked_shape(shape)
+        self.spacing = checked_spacing(spacing)
         self.contrast, self.deformation = contrast, deformation
-        self.ages = _ages(ages)
-        self.diagnoses = _mix(tuple(diagnoses), tuple(diagnosis_weights))
+        self.ages = checked_ages(ages)
+        self.diagnoses = checked_mix(tuple(diagnoses), tuple(diagnosis_weights))
         self.sites = tuple(sites)
         if not 0 <= warp_mm <= 20:
             raise UserError(f"warp_mm is {warp_mm}; expected a number from 0 to 20")
@@ -253,7 +253,7 @@ class LabelMap(Generator):
             image,
             counts,
         )
-        image = images.acquire(image, plan.scanner, self.spacing, plan.level, plan.noise_seed)
+        image = images.acquire(image, plan.acquisition, self.spacing)
         if _blank_outside(label, plan.view):
             counts = np.bincount(label.ravel(), minlength=int(plan.numbers.max()) + 1)[plan.numbers]
             _blank_outside(image, plan.view)
@@ -278,6 +278,7 @@ class LabelMap(Generator):
         pairs[:, 1] *= scanner["texture"] or 0.0
         written = [label.partner if params["pose"]["flip"] else label.number for label in anatomy.labels]
         coarse = scanner["coarse"]
+        level = contrasts.RANDOM_LEVEL if self.contrast == "random" else contrasts.WHITE
         return Plan(
             index=_padded(anatomy),
             mean=np.ascontiguousarray(pairs[:, 0] * keep),
@@ -287,9 +288,8 @@ class LabelMap(Generator):
             points=images.sampling_points(matrix, self.spacing),
             grain=np.array([np.sqrt(1 - coarse), np.sqrt(coarse)], np.float32),
             seed=new_seed(rng),
-            noise_seed=params["noise_seed"],
+            acquisition=images.plan_acquisition(self.shape, scanner, self.spacing, level, params["noise_seed"]),
             scanner=scanner,
-            level=contrasts.RANDOM_LEVEL if self.contrast == "random" else contrasts.WHITE,
             view=self._view(anatomy, matrix, scanner, rng),
             strip=params["strip"],
         )
@@ -381,40 +381,3 @@ def volumes_of(counts: dict[int, int], spacing: tuple[float, float, float]) -> d
             volumes[entry.covariate] = count * voxel
             total += count * voxel
     return {**volumes, "volume_intracranial": total}
-
-
-def _shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) != 3 or any(int(n) != n or not 8 <= n <= 1024 for n in shape):
-        raise UserError(f"shape is {','.join(map(str, shape))}; expected three whole numbers from 8 to 1024")
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def _spacing(spacing: float | tuple[float, ...]) -> tuple[float, float, float]:
-    three = (spacing,) * 3 if isinstance(spacing, (int, float)) else tuple(spacing)
-    if len(three) != 3 or any(not 0.2 <= s <= 20 for s in three):
-        raise UserError(f"spacing is {spacing}; expected one or three voxel sizes from 0.2 to 20 mm")
-    return float(three[0]), float(three[1]), float(three[2])
-
-
-def _ages(ages: tuple[float, ...]) -> tuple[float, float]:
-    if len(ages) != 2 or not 20 <= ages[0] <= ages[1] <= 90:
-        raise UserError(
-            f"ages is {','.join(map(str, ages))}; expected youngest,oldest within 20,90 (the range of the effects table)"
-        )
-    return float(ages[0]), float(ages[1])
-
-
-def _mix(names: tuple[str, ...], weights: tuple[float, ...]) -> dict[str, float]:
-    for name in names:
-        if name not in DIAGNOSES:
-            raise UserError(f"diagnoses holds '{name}'; expected some of {near(name, DIAGNOSES, 4)}")
-    if (
-        not names
-        or (weights and len(weights) != len(names))
-        or any(w < 0 for w in weights)
-        or (weights and sum(weights) <= 0)
-    ):
-        raise UserError(
-            f"diagnosis_weights has {len(weights)} numbers for {len(names)} diagnoses; expected one each, none negative"
-        )
-    return dict(zip(names, weights or (1.0,) * len(names), strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,33 +95,82 @@ def sampling_points(matrix: Floats, spacing: tuple[float, float, float]) -> Floa
     return np.ascontiguousarray(0.25 * corners @ matrix[:, :3].T, dtype=np.float32)
 
 
-def acquire(
-    image: Floats, scanner: Mapping[str, Any], spacing: tuple[float, float, float], level: float, seed: int
-) -> Floats:
-    """What the scanner makes of ``image [D, H, W]``: point spread, voxels, artefacts, noise; on the same grid.
+@dataclass(frozen=True, eq=False)
+class Acquisition:
+    """Every decision between tissue and voxels, drawn: what :func:`acquire`, or its GPU twin, carries out.
+
+    Attributes:
+        blur: per axis, half of a symmetric point-spread filter, middle first.
+        voxels: per axis, distance of the acquired samples and SD of their profile, mm; SD 0 where nothing changes.
+        shape: of the acquired image.
+        motion: axis and factors of the k-space lines; ``kept``: share of k-space; ``waves``: spikes; each or None.
+        gaussian, rician: SD of the noise; ``seed``: of it.
+    """
+
+    blur: tuple[Floats, ...]
+    voxels: tuple[tuple[float, float], ...]
+    shape: tuple[int, ...]
+    motion: tuple[int, Any] | None
+    kept: float | None
+    waves: list[list[Any]] | None
+    gaussian: float
+    rician: float
+    seed: int
+
+
+def plan_acquisition(
+    shape: tuple[int, ...], scanner: Mapping[str, Any], spacing: tuple[float, float, float], level: float, seed: int
+) -> Acquisition:
+    """Decide on point spread, voxels, artefacts and noise of one scan.
 
     Args:
+        shape: of the output grid; ``spacing``: mm.
         scanner: strengths as drawn (``None``: does not apply); see ``synth.appearance.priors.EFFECTS``.
-        spacing: mm.
         level: intensity that shares (noise, spikes) refer to.
         seed: of artefacts and noise.
     """
-    from synth.appearance import kernel
-    from synth.appearance.kspace import add_spikes, move_head, ring
+    from synth.appearance import kspace
 
     rng = rng_for(seed, 0, "acquisition")
     voxels = _acquired_voxels(scanner, spacing, rng)
-    _spread(image, scanner["blur"] or 0.0, spacing, voxels)
-    acquired = _downsample(image, spacing, voxels)
+    least = POINT_SPREAD if max(spacing) <= 1.25 else 0.0  # coarser voxels are averages of several points already
+    wide = [
+        max((scanner["blur"] or 0.0) / s, least) if v[1] == 0 else 0.0 for s, v in zip(spacing, voxels, strict=True)
+    ]
+    acquired = tuple(
+        _acquired_count(n, s, distance) if sigma else n
+        for n, s, (distance, sigma) in zip(shape, spacing, voxels, strict=True)
+    )
+    motion, waves = None, None
     if scanner["motion"] is not None:
-        acquired = move_head(acquired, scanner["motion"], voxels, rng)
-    if scanner["gibbs"] is not None:
-        acquired = ring(acquired, scanner["gibbs"])
+        motion = kspace.motion_filter(acquired, scanner["motion"], voxels, rng)
     if scanner["spikes"] is not None:
-        acquired = add_spikes(acquired, scanner["spikes"] * level, rng)
-    gaussian, rician = (np.float32((scanner[name] or 0.0) * level) for name in ("noise", "rician"))
-    kernel.add_noise(acquired, gaussian, rician, np.uint64(rng.integers(2**63)), kernel.normal_table())
-    return _upsample(acquired, image.shape, spacing, voxels)
+        waves = kspace.spike_waves(acquired, scanner["spikes"] * level, rng)
+    gaussian, rician = ((scanner[name] or 0.0) * level for name in ("noise", "rician"))
+    noise_seed = int(rng.integers(2**63))
+    blur = tuple(_taps(sigma) for sigma in wide)
+    return Acquisition(blur, voxels, acquired, motion, scanner["gibbs"], waves, gaussian, rician, noise_seed)
+
+
+def acquire(image: Floats, plan: Acquisition, spacing: tuple[float, float, float]) -> Floats:
+    """What the scanner makes of ``image [D, H, W]`` (which is overwritten), on the same grid."""
+    from synth.appearance import kernel, kspace
+
+    _spread(image, plan.blur)
+    acquired = image
+    for axis, samples in downsampling(image.shape, plan, spacing):
+        acquired = _resample(acquired, axis, *samples)
+    if plan.motion is not None:
+        acquired = kspace.move_head(acquired, *plan.motion)
+    if plan.kept is not None:
+        acquired = kspace.ring(acquired, plan.kept)
+    if plan.waves is not None:
+        acquired = kspace.add_spikes(acquired, plan.waves)
+    noise = np.float32(plan.gaussian), np.float32(plan.rician)
+    kernel.add_noise(acquired, *noise, np.uint64(plan.seed), kernel.normal_table())
+    for axis, samples in upsampling(image.shape, plan, spacing):
+        acquired = _resample(acquired, axis, *samples)
+    return acquired
 
 
 def _acquired_voxels(
@@ -140,14 +190,10 @@ def _acquired_voxels(
     return tuple(voxels)
 
 
-def _spread(
-    image: Floats, blur_mm: float, spacing: tuple[float, float, float], voxels: tuple[tuple[float, float], ...]
-) -> None:
+def _spread(image: Floats, taps: tuple[Floats, ...]) -> None:
     """Point spread, in place; an axis that is sampled more coarsely gets its profile there instead."""
     from synth.appearance import kernel
 
-    least = POINT_SPREAD if max(spacing) <= 1.25 else 0.0  # coarser voxels are averages of several points already
-    taps = [_taps(max(blur_mm / s, least) if v[1] == 0 else 0.0) for s, v in zip(spacing, voxels, strict=True)]
     if len(taps[1]) > 1 or len(taps[2]) > 1:
         kernel.blur_planes(image, taps[1], taps[2])
     if len(taps[0]) > 1:
@@ -162,7 +208,7 @@ def _taps(sigma: float) -> Floats:
     return (half / (half[0] + 2 * half[1:].sum())).astype(np.float32)
 
 
-def _weights(centres: npt.NDArray[np.float64], count: int, weight: Any, reach: float) -> tuple[Any, Floats]:
+def _weights(centres: npt.NDArray[np.float64], count: int, weight: Any, reach: float) -> Samples:
     """First input sample and weights of every output sample; outside the grid the last sample repeats."""
     width = int(2 * np.ceil(reach) + 1)
     first = np.floor(centres - reach).astype(np.int64)
@@ -186,27 +232,42 @@ def _acquired_count(n: int, spacing: float, distance: float) -> int:
     return max(2, int(np.ceil(n * spacing / distance)))
 
 
-def _downsample(image: Floats, spacing: tuple[float, float, float], voxels: tuple[tuple[float, float], ...]) -> Floats:
-    for axis, (distance, sigma) in enumerate(voxels):
+Samples = tuple[npt.NDArray[np.int64], Floats]  # first input sample, and weights, of every output sample
+
+
+def downsampling(
+    shape: tuple[int, ...], plan: Acquisition, spacing: tuple[float, float, float]
+) -> list[tuple[int, Samples]]:
+    """Axes that are acquired more coarsely, and how: Gaussian profiles ``distance`` apart."""
+    steps = []
+    for axis, (distance, sigma) in enumerate(plan.voxels):
         if sigma > 0:
-            n, s = image.shape[axis], spacing[axis]
-            centres = _centres(_acquired_count(n, s, distance), distance / s, n)
+            s = spacing[axis]
             wide = max(sigma / s, 0.5)
-            image = _resample(
-                image, axis, *_weights(centres, n, lambda t, w=wide: np.exp(-0.5 * (t / w) ** 2), 2.5 * wide)
-            )
-    return image
+            centres = _centres(plan.shape[axis], distance / s, shape[axis])
+            weight = partial(_gaussian, sigma=wide)
+            steps.append((axis, _weights(centres, shape[axis], weight, 2.5 * wide)))
+    return steps
 
 
-def _upsample(
-    image: Floats, shape: tuple[int, ...], spacing: tuple[float, float, float], voxels: tuple[tuple[float, float], ...]
-) -> Floats:
-    for axis, (distance, sigma) in enumerate(voxels):
+def upsampling(
+    shape: tuple[int, ...], plan: Acquisition, spacing: tuple[float, float, float]
+) -> list[tuple[int, Samples]]:
+    """The same axes, back to the output grid: linear interpolation."""
+    steps = []
+    for axis, (distance, sigma) in enumerate(plan.voxels):
         if sigma > 0:
-            n, count, s = shape[axis], image.shape[axis], spacing[axis]
-            centres = _centres(n, s / distance, count)
-            image = _resample(image, axis, *_weights(centres, count, lambda t: np.maximum(1 - np.abs(t), 0), 1.0))
-    return image
+            centres = _centres(shape[axis], spacing[axis] / distance, plan.shape[axis])
+            steps.append((axis, _weights(centres, plan.shape[axis], _hat, 1.0)))
+    return steps
+
+
+def _gaussian(t: Any, sigma: float) -> Any:
+    return np.exp(-0.5 * (t / sigma) ** 2)
+
+
+def _hat(t: Any) -> Any:
+    return np.maximum(1 - np.abs(t), 0)
 
 
 def _resample(image: Floats, axis: int, starts: Any, weights: Floats) -> Floats:
@@ -221,10 +282,14 @@ def _resample(image: Floats, axis: int, starts: Any, weights: Floats) -> Floats:
     return out.reshape(*image.shape[:axis], len(starts), *image.shape[axis + 1 :])
 
 
+def scaling_step(voxels: int) -> int:
+    """The scale is estimated from every n-th voxel; n is odd, so that it walks through every column."""
+    return max(1, voxels // SCALING_VOXELS) | 1
+
+
 def scale_of(image: Floats) -> float:
     """1 / the 99.5th percentile of a fixed sample of the voxels."""
-    step = max(1, image.size // SCALING_VOXELS) | 1  # odd, so that it walks through every column
-    sample = image.reshape(-1)[::step]
+    sample = image.reshape(-1)[:: scaling_step(image.size)]
     return 1 / max(float(np.quantile(sample, QUANTILE)), 1e-6)
 
 

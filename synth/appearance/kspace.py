@@ -22,23 +22,25 @@ def motion_path(count: int, amplitude_mm: float, rng: np.random.Generator) -> np
     return path - path[count // 2]
 
 
-def move_head(
-    image: Floats, amplitude_mm: float, voxels: tuple[tuple[float, float], ...], rng: np.random.Generator
-) -> Floats:
-    """Ghosts of a head that moves along the phase-encoding axis during the scan.
+def motion_filter(
+    shape: tuple[int, ...], amplitude_mm: float, voxels: tuple[tuple[float, float], ...], rng: np.random.Generator
+) -> tuple[int, npt.NDArray[np.complex64]]:
+    """The phase-encoding axis, and what every line of k-space along it is multiplied by.
 
-    A shift by d mm while line k is taken multiplies that line by exp(-2πi·k·d) (Fourier's shift theorem). The result is
-    the magnitude image.
+    A shift by d mm while line k is taken multiplies that line by exp(-2πi·k·d) (Fourier's shift theorem).
     """
+    axis = int(rng.integers(3))
+    path = motion_path(shape[axis], amplitude_mm, rng)
+    cycles = np.fft.fftfreq(shape[axis], voxels[axis][0])
+    return axis, np.exp(-2j * np.pi * cycles * np.fft.ifftshift(path)).astype(np.complex64)
+
+
+def move_head(image: Floats, axis: int, factors: npt.NDArray[np.complex64]) -> Floats:
+    """Ghosts of a head that moves along ``axis`` during the scan (see :func:`motion_filter`); the magnitude image."""
     from scipy import fft
 
-    axis = int(rng.integers(3))
-    count = image.shape[axis]
-    path = motion_path(count, amplitude_mm, rng)
-    cycles = np.fft.fftfreq(count, voxels[axis][0])
-    filtered = np.exp(-2j * np.pi * cycles * np.fft.ifftshift(path)).astype(np.complex64)
     lines = fft.fft(image, axis=axis, workers=1)
-    lines *= filtered.reshape([-1 if a == axis else 1 for a in range(3)])
+    lines *= factors.reshape([-1 if a == axis else 1 for a in range(3)])
     moved: Any = np.abs(fft.ifft(lines, axis=axis, workers=1, overwrite_x=True))
     return np.ascontiguousarray(moved, dtype=np.float32)
 
@@ -55,14 +57,24 @@ def ring(image: Floats, kept: float) -> Floats:
     return np.ascontiguousarray(np.abs(image), dtype=np.float32)
 
 
-def add_spikes(image: Floats, amplitude: float, rng: np.random.Generator) -> Floats:
-    """One to three single points of k-space that are wrong: plane waves of ``amplitude`` across the image; magnitude."""
-    waves = np.zeros(image.shape, np.float32)
+def spike_waves(
+    shape: tuple[int, ...], amplitude: float, rng: np.random.Generator
+) -> list[list[npt.NDArray[np.complex64]]]:
+    """One to three plane waves, each as one complex factor per axis; the real part of their product is the wave."""
+    waves = []
     for _ in range(int(rng.integers(1, 4))):
         phase = rng.random()
-        along = [np.exp(2j * np.pi * rng.uniform(-0.5, 0.5) * np.arange(n)).astype(np.complex64) for n in image.shape]
-        along[0] = along[0] * np.complex64(amplitude * np.exp(2j * np.pi * phase))
-        plane = along[1][:, None] * along[2][None]
-        for d, value in enumerate(along[0]):
-            waves[d] += value.real * plane.real - value.imag * plane.imag
-    return np.abs(image + waves)
+        along = [np.exp(2j * np.pi * rng.uniform(-0.5, 0.5) * np.arange(n)) for n in shape]
+        along[0] = along[0] * amplitude * np.exp(2j * np.pi * phase)
+        waves.append([factor.astype(np.complex64) for factor in along])
+    return waves
+
+
+def add_spikes(image: Floats, waves: list[list[npt.NDArray[np.complex64]]]) -> Floats:
+    """Single points of k-space that are wrong: plane waves across the image (see :func:`spike_waves`); magnitude."""
+    spiked = image.copy()
+    for depth, height, width in waves:
+        plane = height[:, None] * width[None]
+        for d, value in enumerate(depth):
+            spiked[d] += value.real * plane.real - value.imag * plane.imag
+    return np.abs(spiked)

@@ -18,6 +18,7 @@ from synth.errors import UserError
 from synth.keys import rng_for
 from synth.labelmap import LabelMap
 from synth.sample import Sample
+from tests.conftest import ROOT
 from tests.synth.test_labelmap import QUIET, centre_mm
 
 FINE: dict[str, Any] = {"shape": (80, 96, 84), "spacing": 2.0, "flip": False}
@@ -168,21 +169,20 @@ def test_larger_voxels_lose_detail_along_every_axis() -> None:
 
 
 def test_resampling_keeps_a_flat_image_flat_and_a_ramp_a_ramp() -> None:
-    ramp = np.broadcast_to(np.arange(60, dtype=np.float32)[:, None, None], (60, 20, 20)).copy()
-    voxels = ((4.0, 1.6), (1.0, 0.0), (3.0, 1.2))
-    there = images._downsample(ramp, (1.0, 1.0, 1.0), voxels)
-    assert there.shape == (15, 20, 7)
-    back = images._upsample(there, ramp.shape, (1.0, 1.0, 1.0), voxels)
-    assert np.abs(back - ramp)[6:-6].max() < 0.05
-    flat = np.ones((60, 20, 20), np.float32)
-    there = images._downsample(flat, (1.0, 1.0, 1.0), voxels)
-    assert np.allclose(images._upsample(there, flat.shape, (1.0, 1.0, 1.0), voxels), 1, atol=1e-5)
+    spacing, shape = (1.0, 1.0, 1.0), (60, 20, 20)
+    scanner = {**dict.fromkeys(priors.EFFECTS, None), "resolution": 4.0}
+    plan = images.plan_acquisition(shape, scanner, spacing, 1.0, 3)
+    assert all(2 < distance <= 4 for distance, _ in plan.voxels) and plan.shape[0] < 30
+    flat = images.acquire(np.ones(shape, np.float32), plan, spacing)
+    assert flat.shape == shape and np.allclose(flat, 1, atol=1e-5)
+    ramp = np.broadcast_to(np.arange(60, dtype=np.float32)[:, None, None], shape).copy()
+    assert np.abs(images.acquire(ramp.copy(), plan, spacing) - ramp)[6:-6].max() < 0.05
 
 
 def test_blur_is_a_gaussian_of_the_sd_asked_for() -> None:
     point = np.zeros((41, 43, 45), np.float32)
     point[20, 21, 22] = 1
-    images._spread(point, 3.0, (1.0, 1.5, 2.0), ((1.0, 0.0), (1.5, 0.0), (2.0, 0.0)))
+    images._spread(point, tuple(images._taps(3.0 / spacing) for spacing in (1.0, 1.5, 2.0)))
     assert point.sum() == pytest.approx(1, abs=1e-5)
     for axis, spacing in enumerate((1.0, 1.5, 2.0)):
         at = np.arange(point.shape[axis]) * spacing
@@ -211,7 +211,7 @@ def test_a_moving_head_leaves_ghosts_outside_it_and_stays_where_it_was() -> None
 
 def test_a_head_that_does_not_move_leaves_no_ghost() -> None:
     image = rng_for(0, 0).random((20, 22, 24), dtype=np.float32)
-    still = kspace.move_head(image, 0.0, ((1.0, 0.0),) * 3, rng_for(1, 0))
+    still = kspace.move_head(image, *kspace.motion_filter(image.shape, 0.0, ((1.0, 0.0),) * 3, rng_for(1, 0)))
     assert np.allclose(still, image, atol=1e-4)
 
 
@@ -226,7 +226,7 @@ def test_ringing_leaves_nothing_beyond_the_k_space_kept() -> None:
 
 def test_spikes_are_plane_waves() -> None:
     image = np.full((32, 36, 40), 100.0, np.float32)
-    spiked = kspace.add_spikes(image, 10.0, rng_for(3, 0))
+    spiked = kspace.add_spikes(image, kspace.spike_waves(image.shape, 10.0, rng_for(3, 0)))
     power = np.sort(np.abs(np.fft.fftn(spiked - spiked.mean())).ravel() ** 2)[::-1]
     assert spiked.std() > 5
     assert power[:200].sum() > 0.7 * power.sum(), "a few points of k-space hold it"
@@ -297,3 +297,11 @@ def test_a_spacing_finer_than_the_label_map_is_warned_of(capfd: pytest.CaptureFi
     assert "finer than that of label map 'builtin' (1 × 1 × 1 mm)" in capfd.readouterr().err
     LabelMap(shape=(16, 16, 16), spacing=1.0).parents()
     assert capfd.readouterr().err == ""
+
+
+def test_the_documented_priors_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "appearance.md").read_text()
+    for name, effect in priors.EFFECTS.items():
+        columns = [priors.PRIORS[contrast][name] for contrast in ("t1w", "t2w", "random")]
+        shown = " | ".join(f"{chance:g}, {low:g}–{high:g}" for chance, low, high in columns)
+        assert f"| `{name}` | {effect.unit} | {shown} |" in page
