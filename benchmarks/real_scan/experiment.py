@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec, _plain, constructor_hints, find_generator
@@ -34,6 +34,7 @@ class RealScan:
         weight_decay: of AdamW.
         averaging: decay per step of the running mean of the weights.
         channels: of the network's levels, finest first, multiples of 8.
+        cell: voxels along the edge of the cells that the network works on: 2 is faster, 1 finer.
         patch: voxels of the boxes out of the volumes that the first part of the run trains on; whole volumes if empty.
             They cost less, so that more volumes, each another contrast, are seen in the same time.
         patch_share: that part of the run, 0 to 1.
@@ -50,6 +51,7 @@ class RealScan:
     weight_decay: float = 0.01
     averaging: float = 0.99
     channels: tuple[int, ...] = (32, 64, 128, 128)
+    cell: Literal[1, 2] = 2
     patch: tuple[int, ...] = ()
     patch_share: float = 0.0
     threads: int = 2
@@ -116,7 +118,7 @@ class RealScan:
         shape, spacing = next(iter(grids))
         if len(grids) != 1 or shape is None or spacing is None:
             raise UserError(f"real_scan: the generators' shapes and spacings differ ({grids}); give them the same")
-        multiple = 2 ** len(self.channels)
+        multiple = self.cell * 2 ** (len(self.channels) - 1)
         if any(n % multiple for n in shape):
             raise UserError(
                 f"real_scan: shape {shape} does not divide by {multiple}, which {len(self.channels)} levels of channels "
@@ -150,7 +152,7 @@ class RealScan:
         identity = self.identity(generators)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            run = Run.new(CellUNet(len(NAMES), self.channels), self.schedule())
+            run = Run.new(CellUNet(len(NAMES), self.channels, self.cell), self.schedule())
         volumes, schedule = Volumes(generators, self.seed, self.workers), self.schedule()
 
         def volume(step: int) -> Volume:

@@ -1,8 +1,8 @@
-"""The network: a residual U-Net that works on 2×2×2 cells, and the loss it is trained with.
+"""The network: a residual U-Net that can work on cells of voxels, and the loss it is trained with.
 
-A voxel grid is folded into cells (space to depth, Shi et al. 2016, arXiv 1609.05158, the other way round), so that the
-widest layers of a U-Net (Ronneberger et al. 2015), which do little else than see edges, run on an eighth of the voxels:
-on a CPU about four times as many steps fit into a minute. The last layer unfolds the cells into voxels again.
+A U-Net (Ronneberger et al. 2015) whose voxel grid may first be folded into 2×2×2 cells (``cell=2``: space to depth, Shi
+et al. 2016, arXiv 1609.05158, the other way round), so that its widest layers run on an eighth of the voxels. The last
+layer unfolds the cells into voxels again.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CELL = 2  # voxels along the edge of a cell
-GROUP = 8  # channels that are normalised together (Wu & He 2018, arXiv 1803.08494)
 LOGIT = 30.0  # beyond it a softmax in single precision is 0 or 1; keeps exp() finite
 SMOOTH = 1.0  # voxels added to both parts of a Dice
 
 
 class Block(nn.Module):
-    """Two 3×3×3 convolutions with group normalisation, and a way around them: ``[B, cin, …]`` → ``[B, cout, …]``."""
+    """Two 3×3×3 convolutions with instance normalisation (Ulyanov et al. 2016), and a way around them: ``[B, cin, …]`` → ``[B, cout, …]``."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()
         self.first = nn.Conv3d(cin, cout, 3, padding=1, bias=False)
         self.second = nn.Conv3d(cout, cout, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList([nn.GroupNorm(cout // GROUP, cout) for _ in range(2)])
+        self.norms = nn.ModuleList([nn.GroupNorm(cout, cout) for _ in range(2)])
         self.around = nn.Conv3d(cin, cout, 1, bias=False) if cin != cout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,26 +38,27 @@ class CellUNet(nn.Module):
 
     Args:
         classes: how many.
-        channels: of each level, finest first; multiples of 8. Level k works on cells of 2^(k+1) voxels.
+        channels: of each level, finest first; multiples of 8. Level k sees cell · 2^k voxels as one.
+        cell: voxels along the edge of a cell; 1 works on the voxels themselves.
     """
 
-    def __init__(self, classes: int, channels: tuple[int, ...] = (32, 64, 128)) -> None:
+    def __init__(self, classes: int, channels: tuple[int, ...], cell: int = 2) -> None:
         super().__init__()
-        self.classes, levels = classes, len(channels)
-        self.multiple = CELL * 2 ** (levels - 1)
-        self.encoders = nn.ModuleList([Block(CELL**3 if k == 0 else c, c) for k, c in enumerate(channels)])
+        self.classes, self.cell, levels = classes, cell, len(channels)
+        self.multiple = cell * 2 ** (levels - 1)
+        self.encoders = nn.ModuleList([Block(cell**3 if k == 0 else c, c) for k, c in enumerate(channels)])
         self.downs = nn.ModuleList([nn.Conv3d(channels[k], channels[k + 1], 2, stride=2) for k in range(levels - 1)])
         self.ups = nn.ModuleList([nn.Conv3d(channels[k + 1], channels[k], 1) for k in range(levels - 1)])
         self.decoders = nn.ModuleList([Block(2 * channels[k], channels[k]) for k in range(levels - 1)])
-        self.last = nn.Conv3d(channels[0], classes * CELL**3, 1)
+        self.last = nn.Conv3d(channels[0], classes * cell**3, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
-        return unfold(self.cells(image), self.classes)
+        return unfold(self.cells(image), self.classes, self.cell)
 
     def cells(self, image: Tensor) -> Tensor:
         """``[B, 8·C, D/2, H/2, W/2]``: the logits of a cell's voxels, as :func:`fold` orders them, each with its classes."""
-        hidden, kept = fold(image), []
+        hidden, kept = fold(image, self.cell), []
         for k, encoder in enumerate(self.encoders):
             hidden = encoder(hidden if k == 0 else self.downs[k - 1](hidden))
             kept.append(hidden)
@@ -69,19 +68,19 @@ class CellUNet(nn.Module):
         return torch.as_tensor(self.last(hidden))
 
 
-def fold(image: Tensor) -> Tensor:
+def fold(image: Tensor, cell: int) -> Tensor:
     """``[B, 1, D, H, W]`` → ``[B, 8, D/2, H/2, W/2]``: the voxels of a cell become channels."""
     batch, _, d, h, w = image.shape
-    cells = image.reshape(batch, d // CELL, CELL, h // CELL, CELL, w // CELL, CELL).permute(0, 2, 4, 6, 1, 3, 5)
-    cells = cells.reshape(batch, CELL**3, d // CELL, h // CELL, w // CELL)
+    cells = image.reshape(batch, d // cell, cell, h // cell, cell, w // cell, cell).permute(0, 2, 4, 6, 1, 3, 5)
+    cells = cells.reshape(batch, cell**3, d // cell, h // cell, w // cell)
     return cells.contiguous(memory_format=torch.channels_last_3d)
 
 
-def unfold(cells: Tensor, classes: int) -> Tensor:
+def unfold(cells: Tensor, classes: int, cell: int) -> Tensor:
     """``[B, 8·C, D/2, H/2, W/2]`` → ``[B, C, D, H, W]`` (stored channels last): the inverse of :func:`fold`, per class."""
     batch, _, d, h, w = cells.shape
-    parts = cells.permute(0, 2, 3, 4, 1).reshape(batch, d, h, w, CELL, CELL, CELL, classes)
-    voxels = parts.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, d * CELL, h * CELL, w * CELL, classes)
+    parts = cells.permute(0, 2, 3, 4, 1).reshape(batch, d, h, w, cell, cell, cell, classes)
+    voxels = parts.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, d * cell, h * cell, w * cell, classes)
     return voxels.permute(0, 4, 1, 2, 3)
 
 
@@ -129,6 +128,7 @@ def dice_cross_entropy(cells: Tensor, target: Tensor, rarity: float = 0.5) -> Te
         target: ``[B, D, H, W]`` class numbers, int64.
         rarity: how much more the voxels of a rare class weigh, 0 to 1.
     """
-    flat = cells.permute(0, 2, 3, 4, 1).reshape(-1, cells.shape[1] // CELL**3)
-    folded = fold(target[:, None]).permute(0, 2, 3, 4, 1).reshape(-1)
+    cell = target.shape[1] // cells.shape[2]
+    flat = cells.permute(0, 2, 3, 4, 1).reshape(-1, cells.shape[1] // cell**3)
+    folded = fold(target[:, None], cell).permute(0, 2, 3, 4, 1).reshape(-1)
     return torch.as_tensor(_DiceCrossEntropy.apply(flat, folded, rarity))

@@ -100,7 +100,7 @@ def test_a_tissue_is_the_sum_of_its_classes() -> None:
 
 def test_unfold_undoes_fold() -> None:
     image = torch.rand(2, 1, 4, 6, 8)
-    assert torch.equal(network.unfold(network.fold(image), 1), image)
+    assert torch.equal(network.unfold(network.fold(image, 2), 1, 2), image)
 
 
 @pytest.mark.parametrize("rarity", [0.0, 0.5])
@@ -110,7 +110,7 @@ def test_loss_and_its_gradient_are_those_of_dice_and_cross_entropy_written_out(r
     target = torch.randint(0, 4, (2, 4, 4, 4))  # class 4 is absent
     loss = network.dice_cross_entropy(cells, target, rarity)
     (slope,) = torch.autograd.grad(loss, cells)
-    logits = network.unfold(cells, 5)
+    logits = network.unfold(cells, 5, 2)
     share, hot = logits.softmax(1), F.one_hot(target, 5).movedim(-1, 1).float()
     axes = (0, 2, 3, 4)
     dice = (2 * (share * hot).sum(axes) + 1) / (share.sum(axes) + hot.sum(axes) + 1)
@@ -121,8 +121,9 @@ def test_loss_and_its_gradient_are_those_of_dice_and_cross_entropy_written_out(r
     torch.testing.assert_close(slope, expected_slope, atol=1e-6, rtol=1e-4)
 
 
-def test_logits_have_the_grid_of_the_image() -> None:
-    assert network.CellUNet(3, (8, 16, 16))(torch.rand(1, 1, 16, 24, 8)).shape == (1, 3, 16, 24, 8)
+@pytest.mark.parametrize("cell", [1, 2])
+def test_logits_have_the_grid_of_the_image(cell: int) -> None:
+    assert network.CellUNet(3, (8, 16, 16), cell)(torch.rand(1, 1, 16, 24, 8)).shape == (1, 3, 16, 24, 8)
 
 
 # training
