@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "benchmark": {
         "speed": ("benchmarks.cli:speed", "time the generator beside other packages, on one thread"),
+        "run": ("benchmarks.cli:run", "run the benchmark that a recipe describes"),
         "report": ("benchmarks.cli:report", "gather finished runs into one report.html"),
     },
     "demo": {

@@ -40,3 +40,15 @@ def speed(
     from benchmarks.speed.run import run
 
     return run(what, out, anatomies, repeats, size, only)
+
+
+def run(recipe: Path, /, out: Path) -> int:
+    """Run one benchmark of benchmarks/recipes, or a recipe of your own; goes on where a stopped run was.
+
+    Args:
+        recipe: YAML with kind: NAME and that kind's options.
+        out: folder of its results.json, weights and pictures.
+    """
+    from benchmarks.recipe import read_recipe
+
+    return read_recipe(recipe).run(out)

@@ -9,29 +9,30 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, unit: str = "volumes") -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total). On a terminal a live bar, else one line every ten seconds."""
+def progress_bar(title: str, unit: str = "volumes") -> Iterator[Callable[..., None]]:
+    """A function to call with (done, total) and, if there is more to say, a note such as the loss. On a terminal a
+    live bar, else one line every ten seconds."""
     with _rich_bar(title, unit) if sys.stderr.isatty() else _plain_lines(title, unit) as update:
         yield update
 
 
 @contextlib.contextmanager
-def _plain_lines(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def _plain_lines(title: str, unit: str) -> Iterator[Callable[..., None]]:
     started, last, first = time.monotonic(), [time.monotonic()], [-1]
 
-    def update(done: int, total: int) -> None:
+    def update(done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         first[0] = done if first[0] < 0 else first[0]
         if now - last[0] > 10 or done >= total:
             last[0] = now
             rate = (done - first[0]) / max(now - started, 1e-3)
-            print(f"{title}: {done}/{total} {unit} ({rate:.1f}/s)", file=sys.stderr, flush=True)
+            print(f"{title}: {done}/{total} {unit} ({rate:.1f}/s) {note}".rstrip(), file=sys.stderr, flush=True)
 
     yield update
 
 
 @contextlib.contextmanager
-def _rich_bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def _rich_bar(title: str, unit: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -41,16 +42,17 @@ def _rich_bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TextColumn(unit),
         TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
     started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, rate="")
+        task = bar.add_task(title, total=None, rate="", note="")
         first = [-1]
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, note: str = "") -> None:
             first[0] = done if first[0] < 0 else first[0]
             rate = f"{(done - first[0]) / max(time.monotonic() - started, 1e-3):.1f}/s"
-            bar.update(task, completed=done, total=total, rate=rate)
+            bar.update(task, completed=done, total=total, rate=rate, note=note)
 
         yield update

@@ -45,8 +45,8 @@ class Rendering:
 
     def __call__(self, i: int) -> Any:
         import torch
-        from synth.appearance.twin import render_on
 
+        from synth.appearance.twin import render_on
         from synth.keys import rng_for
 
         params = [self.generator.draw(rng_for(1, i * self.volumes_per_call + n)) for n in range(self.volumes_per_call)]

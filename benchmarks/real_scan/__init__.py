@@ -1,0 +1,1 @@
+"""Does a network that saw only synthetic volumes understand a real scan?"""

@@ -1,0 +1,83 @@
+"""One YAML per benchmark: ``kind`` says which, every other name is a field of that kind's class, typed and checked."""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from synth.errors import UserError, near
+from synth.generator import GeneratorSpec
+from synth.options import make_spec, parse_value
+
+KINDS: dict[str, str] = {"real_scan": "benchmarks.real_scan.experiment:RealScan"}
+
+
+class Benchmark(Protocol):
+    """What a kind's class is: a frozen dataclass of options that can run itself."""
+
+    def run(self, out: Path) -> int:
+        """Run, or go on with, this benchmark in folder ``out``; returns the exit code."""
+        ...
+
+
+def read_recipe(path: Path) -> Benchmark:
+    """The benchmark a YAML file describes. Paths in it are relative to the file's folder.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown kind or name (the near ones are listed), a value of another type.
+    """
+    values = _mapping(path)
+    kind = values.pop("kind", None)
+    if kind not in KINDS:
+        given = "no kind" if kind is None else f"kind '{kind}'"
+        raise UserError(f"recipe '{path}' has {given}; expected kind: {near(str(kind or ''), KINDS)}")
+    module, name = KINDS[kind].split(":")
+    cls = getattr(importlib.import_module(module), name)
+    hints = typing.get_type_hints(cls)
+    typed = {}
+    for option, value in values.items():
+        if option not in hints:
+            raise UserError(f"recipe '{path}': {kind} has no option '{option}'; near: {near(str(option), hints)}")
+        typed[option] = _typed(value, hints[option], f"recipe '{path}': {option}", path.parent)
+    for field in fields(cls):
+        if field.name not in typed and field.default is MISSING and field.default_factory is MISSING:
+            raise UserError(f"recipe '{path}' lacks '{field.name}', which {kind} needs")
+    return typing.cast(Benchmark, cls(**typed))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"there is no recipe '{path}'; expected a YAML file such as benchmarks/recipes/real_scan.yaml")
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"recipe '{path}' holds {type(loaded).__name__}; expected kind: … and that kind's options")
+    return loaded
+
+
+def _typed(value: Any, hint: Any, name: str, folder: Path) -> Any:
+    """``value`` as the type ``hint``."""
+    if hint is GeneratorSpec:
+        return _spec(value, name)
+    if hint == tuple[GeneratorSpec, ...]:
+        return tuple(_spec(one, name) for one in (value if isinstance(value, list) else [value]))
+    parsed = parse_value(value, hint, name)
+    if isinstance(parsed, Path) and not parsed.is_absolute():
+        return folder / parsed
+    return parsed
+
+
+def _spec(value: Any, name: str) -> GeneratorSpec:
+    if not isinstance(value, Mapping) or not isinstance(value.get("init_args") or {}, Mapping):
+        raise UserError(f"{name} was given '{value}'; expected class_path: NAME and init_args: the generator's options")
+    for word in set(value) - {"class_path", "init_args"}:
+        raise UserError(f"{name}: unknown name '{word}'; expected class_path, init_args")
+    return make_spec(str(value.get("class_path", "LabelMap")), value.get("init_args") or {})
