@@ -28,6 +28,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "benchmark": {
         "speed": ("benchmarks.cli:speed", "time the generator beside other packages, on one thread"),
+        "morphometry": (
+            "benchmarks.cli:morphometry",
+            "volumes asked against volumes realised, and groups' effect sizes",
+        ),
+        "realism": ("benchmarks.cli:realism", "image quality of simulated T1w volumes against real scans'"),
         "run": ("benchmarks.cli:run", "run the benchmark that a recipe describes"),
         "report": ("benchmarks.cli:report", "gather finished runs into one report.html"),
     },

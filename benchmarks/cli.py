@@ -52,3 +52,85 @@ def run(recipe: Path, /, out: Path) -> int:
     from benchmarks.recipe import read_recipe
 
     return read_recipe(recipe).run(out)
+
+
+def morphometry(
+    out: Path,
+    draws: int = 200,
+    people: int = 500,
+    spacing: float = 1.0,
+    anatomies: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+) -> int:
+    """Volumes asked for against volumes on the label maps, and simulated groups' effect sizes against the effects table.
+
+    Minutes of work; the same command goes on where it was stopped.
+
+    Args:
+        out: folder of draws.tsv, people.tsv, results.json and two pictures.
+        draws: people of any age and diagnosis whose volumes are compared with what was asked.
+        people: people in each of the groups CN, MCI, AD and PD, at 2 mm; 0 leaves the comparison out.
+        spacing: mm of the label maps of the draws.
+        anatomies: folder of label maps; the built-in one if absent.
+        seed: another seed is other people.
+        workers: processes, at most two if not given.
+    """
+    import os
+
+    from benchmarks.morphometry import Check, summary
+    from benchmarks.morphometry import run as measure
+    from synth.errors import UserError
+    from synth.progress import progress_bar
+
+    if draws < 1 or people < 0 or people == 1:
+        raise UserError(f"--draws is {draws} and --people {people}; expected 1 or more draws and 0, 2 or more people")
+    if out.is_file():
+        raise UserError(f"--out '{out}' is a file; expected a folder to make")
+    check = Check(draws, people, spacing, seed, str(anatomies) if anatomies else None)
+    check.generator(spacing).parents()  # bad options are refused before anything is written
+    with progress_bar("morphometry", "people") as show:
+        results = measure(check, out, min(2, os.cpu_count() or 1) if workers is None else workers, show)
+    print(summary(results))
+    print(f"results: {out / 'results.json'}, {out / 'asked_realised.png'}")
+    return 0
+
+
+def realism(
+    out: Path,
+    count: int = 200,
+    anatomies: Path | None = None,
+    cohort: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+) -> int:
+    """MRIQC's image-quality metrics of simulated T1-weighted volumes at 1 mm against those of 1,101 real scans.
+
+    Minutes of work; the same command goes on where it was stopped.
+
+    Args:
+        out: folder of realism.tsv, results.json and the pictures.
+        count: volumes.
+        anatomies: folder of label maps; the built-in one if absent.
+        cohort: BIDS folder; its first T1w scan is drawn beside a synthetic volume (publish no face).
+        seed: another seed is other volumes.
+        workers: processes, at most two if not given.
+    """
+    import os
+
+    from benchmarks.realism import Realism, summary
+    from benchmarks.realism import run as measure
+    from synth.errors import UserError
+    from synth.progress import progress_bar
+
+    if count < 1:
+        raise UserError(f"--count is {count}; expected 1 or more volumes")
+    if out.is_file():
+        raise UserError(f"--out '{out}' is a file; expected a folder to make")
+    check = Realism(count, seed, str(anatomies) if anatomies else None)
+    check.generator().parents()
+    with progress_bar("realism") as show:
+        results = measure(check, out, cohort, min(2, os.cpu_count() or 1) if workers is None else workers, show)
+    print(summary(results))
+    print(f"results: {out / 'results.json'}, {out / 'realism.png'}")
+    return 0

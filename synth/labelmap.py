@@ -218,6 +218,10 @@ class LabelMap(Generator):
         found = {number: table[number].name for number in numbers}
         return dict(sorted(found.items()))
 
+    def anatomy_of(self, params: Params) -> Anatomy:
+        """The label map that a record starts from."""
+        return self._anatomy(self.paths[params["anatomy"]])
+
     def _anatomy(self, path: Path) -> Anatomy:
         return load_anatomy(path, self.label_table_path)
 
@@ -285,7 +289,7 @@ class LabelMap(Generator):
 
     def plan(self, params: Params) -> Plan:
         """What the voxels of one volume are filled from; a pure function of ``params``."""
-        anatomy = self._anatomy(self.paths[params["anatomy"]])
+        anatomy = self.anatomy_of(params)
         person = Person(**params["person"]) if params["person"] else None
         size = 1.0 if person is None else (person.icv_ml / anatomy.intracranial_ml) ** (1 / 3)
         matrix = pull_matrix(params["pose"], size, self.shape, self.spacing, anatomy.spacing, anatomy.centre)
@@ -361,7 +365,7 @@ class LabelMap(Generator):
         return grid.nodes(moved, bias, rng)
 
     def _covariates(self, params: Params) -> dict[str, float | str]:
-        name = self._anatomy(self.paths[params["anatomy"]]).name
+        name = self.anatomy_of(params).name
         covariates: dict[str, float | str] = {"anatomy": name, "site": params["site"]}
         if params["person"]:
             person = Person(**params["person"])

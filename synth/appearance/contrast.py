@@ -1,7 +1,8 @@
 """What each tissue looks like on one scanner: mean and spread per structure.
 
-``t1w``: within-structure means and spreads of real T1-weighted scans (FreeSurfer 2020 atlas, its intensity units, white
-matter near 90), stretched and jittered per scanner. ``t2w`` and ``flair``: the spin-echo and inversion-recovery signal
+``t1w``: within-structure means of real T1-weighted scans (FreeSurfer 2020 atlas, its intensity units, white matter near
+90), stretched and jittered per scanner; spreads such that MRIQC's metrics are those of real scans (the atlas's hold
+partial volume and misregistration too). ``t2w`` and ``flair``: the spin-echo and inversion-recovery signal
 equations with relaxation times at 3 T. ``random``: SynthSeg's mixture (Billot et al. 2023, Medical Image Analysis; code
 default means U(0, 250), spreads U(0, 30)), one class per structure.
 """
@@ -21,18 +22,18 @@ from synth.keys import rng_for
 WHITE = 90.0  # white matter in the units of the weighted contrasts
 RANDOM_LEVEL = 125.0  # middle of the random contrast's class means
 T1_BY_STRUCTURE = {
-    "cerebral_white_matter": (90, 8),
-    "cerebral_cortex": (57, 9),
-    "lateral_ventricle": (28, 6),
+    "cerebral_white_matter": (90, 8.5),
+    "cerebral_cortex": (57, 7),
+    "lateral_ventricle": (26, 6),
     "thalamus": (82, 9),
-    "caudate": (71, 9),
+    "caudate": (71, 7),
     "putamen": (79, 6),
     "pallidum": (96, 6),
-    "hippocampus": (59, 9),
+    "hippocampus": (59, 7),
     "amygdala": (56, 7),
     "brainstem": (76, 9),
-    "cerebellum_white_matter": (80, 8),
-    "cerebellum_cortex": (54, 9),
+    "cerebellum_white_matter": (84, 8),
+    "cerebellum_cortex": (55, 7),
     "accumbens": (66, 8),
     "white_matter_lesion": (66, 9),
     "choroid_plexus": (45, 10),
@@ -42,7 +43,7 @@ T1_BY_STRUCTURE = {
 T1_BY_TISSUE = {  # where the atlas has no number: ordinary T1 contrast, fat and marrow bright, bone and air dark
     "background": (1, 1),
     "wm": (86, 8),
-    "gm": (60, 9),
+    "gm": (60, 7),
     "csf": (26, 7),
     "bone": (12, 6),
     "marrow": (58, 16),
@@ -163,7 +164,11 @@ def draw_scanner(
     when ``site`` is None, of a scanner drawn for this one volume.
     """
     own = rng if site is None else rng_for(0, 0, f"site:{site}")
-    settings: dict[str, Any] = {"contrast": own.uniform(0.75, 1.2), "grey": own.normal(0, 3), "fluid": own.normal(0, 4)}
+    settings: dict[str, Any] = {
+        "contrast": own.uniform(0.8, 1.08),
+        "grey": own.normal(0, 2),
+        "fluid": own.normal(0, 2.5),
+    }
     settings |= {name: own.uniform(*limits) for name, limits in ECHO.get(kind, {}).items()}
     settings["coarse"] = own.uniform(0.2, 0.7)  # share of the texture that is coarser than a voxel
     for name, effect in priors.EFFECTS.items():

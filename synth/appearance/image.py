@@ -41,6 +41,14 @@ class Nodes:
     values: Floats
     step: int
 
+    def smallest_jacobian(self) -> float:
+        """Least determinant of the edges at any node's corner, against the mean one: above 0 nothing folds."""
+        at = self.values[..., :3].astype(np.float64)
+        corner = at[:-1, :-1, :-1]
+        edges = (at[1:, :-1, :-1] - corner, at[:-1, 1:, :-1] - corner, at[:-1, :-1, 1:] - corner)
+        determinants = np.linalg.det(np.stack(edges, axis=-1))
+        return float((determinants / determinants.mean()).min())  # a mirrored head has negative ones throughout
+
 
 @dataclass(frozen=True, eq=False)
 class NodeGrid:

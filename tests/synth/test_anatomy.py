@@ -14,6 +14,7 @@ from synth.anatomy import morphometry
 from synth.anatomy.labels import label_table
 from synth.anatomy.people import Person, effects
 from synth.anatomy.source import builtin_path, find_label_maps, load_anatomy
+from synth.appearance import image as images
 from synth.keys import rng_for
 from synth.labelmap import LabelMap, wanted_changes
 from tests.conftest import spheres_in_a_box
@@ -299,18 +300,20 @@ def test_a_larger_head_is_larger_by_what_was_asked(studio: Studio) -> None:
 def test_nothing_folds_even_in_the_oldest_and_the_most_ill(warp_mm: float, severity: float, studio: Studio) -> None:
     generator = LabelMap(shape=(88, 104, 84), spacing=2.0, warp_mm=warp_mm)
     who = studio.subject(age=90.0, diagnosis="AD", severity=severity)
-    positions = generator.plan({**studio.params, "person": who.as_params()}).nodes.values[..., :3]
-    still = generator.plan({**studio.params, "person": None}).nodes.values[..., :3]
-    assert np.abs(positions - still).max() > 3, "nothing moved, so nothing was tested"
-    assert smallest_jacobian(positions) > 0 < smallest_jacobian(still)
+    nodes = generator.plan({**studio.params, "person": who.as_params()}).nodes
+    still = generator.plan({**studio.params, "person": None}).nodes
+    assert np.abs(nodes.values - still.values)[..., :3].max() > 3, "nothing moved, so nothing was tested"
+    assert still.smallest_jacobian() > 0.99
+    assert nodes.smallest_jacobian() > 0
 
 
-def smallest_jacobian(positions: np.ndarray) -> float:
-    """Least determinant of the corner differences of ``[A, B, C, 3]``: above 0, interpolation between them is one to one
-    at the nodes."""
-    corner = positions[:-1, :-1, :-1]
-    edges = (positions[1:, :-1, :-1] - corner, positions[:-1, 1:, :-1] - corner, positions[:-1, :-1, 1:] - corner)
-    return float(np.linalg.det(np.stack(edges, axis=-1)).min())
+def test_a_fold_is_seen_in_a_mirrored_head_too() -> None:
+    axes = np.meshgrid(*[np.arange(6.0)] * 3, indexing="ij")
+    for side in (1.0, -1.0):
+        values = np.stack([side * axes[0], axes[1], axes[2]], axis=-1).astype(np.float32)
+        assert images.Nodes(values, 1).smallest_jacobian() == pytest.approx(1)
+        values[3, 3, 3, 0] -= side * 2.5
+        assert images.Nodes(values, 1).smallest_jacobian() < 0
 
 
 def test_the_random_warp_has_the_strength_it_says() -> None:
