@@ -81,12 +81,14 @@ def morphometry(
     from benchmarks.morphometry import Check, summary
     from benchmarks.morphometry import run as measure
     from synth.errors import UserError
+    from synth.labelmap_options import checked_spacing
     from synth.progress import progress_bar
 
     if draws < 1 or people < 0 or people == 1:
         raise UserError(f"--draws is {draws} and --people {people}; expected 1 or more draws and 0, 2 or more people")
     if out.is_file():
         raise UserError(f"--out '{out}' is a file; expected a folder to make")
+    checked_spacing(spacing)
     check = Check(draws, people, spacing, seed, str(anatomies) if anatomies else None)
     check.generator(spacing).parents()  # bad options are refused before anything is written
     with progress_bar("morphometry", "people") as show:

@@ -66,7 +66,7 @@ def real_scan(cohort: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float
     if not found:
         raise UserError(f"--cohort '{cohort}' holds no *_T1w.nii or *_T1w.nii.gz; expected a BIDS folder")
     try:
-        image: Any = nibabel.as_closest_canonical(nibabel.load(found[0]))  # type: ignore[attr-defined]
+        image: Any = nibabel.as_closest_canonical(nibabel.load(found[0]))
         data = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:
         raise UserError(f"--cohort: '{found[0]}' cannot be read ({type(error).__name__}); it is damaged") from error
