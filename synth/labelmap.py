@@ -294,7 +294,10 @@ class LabelMap(Generator):
         size = 1.0 if person is None else (person.icv_ml / anatomy.intracranial_ml) ** (1 / 3)
         matrix = pull_matrix(params["pose"], size, self.shape, self.spacing, anatomy.spacing, anatomy.centre)
         rng = rng_for(params["noise_seed"], 0, "appearance")
-        scanner = params["scanner"]
+        averaging = 1.0 if self.contrast == "random" else min(1.0, float(np.prod(self.spacing)) ** -0.5)
+        scanner = dict(params["scanner"])  # noise and texture are those of 1 mm voxels; larger ones average them
+        for name in ("noise", "rician"):
+            scanner[name] = None if scanner[name] is None else scanner[name] * averaging
         nodes = self._nodes(anatomy, person, params, matrix, rng)
         keep = np.array([not params["strip"] or label.is_intracranial for label in anatomy.labels])
         pairs = np.array([params["contrast"][label.structure] for label in anatomy.labels], np.float32)
@@ -309,7 +312,7 @@ class LabelMap(Generator):
             numbers=np.where(keep, written, 0).astype(np.int16),
             nodes=nodes,
             points=images.sampling_points(matrix, self.spacing),
-            grain=np.array([np.sqrt(1 - coarse), np.sqrt(coarse)], np.float32),
+            grain=np.array([averaging * np.sqrt(1 - coarse), np.sqrt(coarse)], np.float32),
             seed=new_seed(rng),
             acquisition=images.plan_acquisition(self.shape, scanner, self.spacing, level, params["noise_seed"]),
             scanner=scanner,

@@ -31,11 +31,11 @@ class Effect:
 
 
 EFFECTS: Mapping[str, Effect] = {
-    "noise": Effect(0, 2, "SD of Gaussian noise, share of white matter (random: of 125)"),
-    "rician": Effect(0, 2, "SD of Rician noise, share of white matter (random: of 125)"),
+    "noise": Effect(0, 2, "SD of Gaussian noise at 1 mm, share of white matter (random: at any size, of 125)"),
+    "rician": Effect(0, 2, "SD of Rician noise at 1 mm, share of white matter (random: at any size, of 125)"),
     "bias": Effect(0, 3, "SD of the log bias field"),
     "blur": Effect(0, 20, "SD of the point spread, mm"),
-    "texture": Effect(0, 10, "factor on the spread within a tissue"),
+    "texture": Effect(0, 10, "factor on the spread within a tissue at 1 mm"),
     "gamma": Effect(0.05, 20, "exponent of the intensities, log-uniform", log_uniform=True),
     "resolution": Effect(0.2, 20, "acquired voxel size, mm, each axis its own"),
     "slices": Effect(0.2, 20, "distance of thick slices along one axis, mm"),

@@ -250,15 +250,17 @@ def test_quantisation_leaves_the_steps_asked_for() -> None:
 
 
 def test_texture_varies_a_tissue_by_the_spread_drawn() -> None:
-    quiet = LabelMap(**{**FINE, **QUIET})
-    params = quiet.draw(rng_for(5, 0))
-    mean, sd = params["contrast"]["cerebral_white_matter"]
     found = []
-    for factor in (0.5, 1.0):
-        sample = quiet.render({**params, "scanner": {**params["scanner"], "texture": factor}})
+    for contrast, factor in (("random", 0.5), ("random", 1.0), ("t1w", 1.0)):
+        quiet = LabelMap(**{**FINE, **QUIET}, contrast=contrast)
+        params = quiet.draw(rng_for(5, 0))
+        mean, sd = params["contrast"]["cerebral_white_matter"]
+        scanner = {**params["scanner"], "texture": factor, "coarse": 0.0}
+        sample = quiet.render({**params, "scanner": scanner, "contrast": {**params["contrast"]}})
         white = sample.image[0][interior(sample, 2, 41)]
         found.append(white.std() / white.mean() / (factor * sd / mean))
-    assert np.array(found) == pytest.approx(0.9, abs=0.1), "a little less: coarse texture is interpolated"
+    assert found[:2] == pytest.approx([1.0, 1.0], abs=0.15)
+    assert found[2] == pytest.approx(8**-0.5, abs=0.1), "a voxel of 8 mm³ averages"
 
 
 # --- field of view ------------------------------------------------------------------------------------------------------
