@@ -364,8 +364,12 @@ class LabelMap(Generator):
         )
         reader = None if strong else grid.reader(anatomy)
         wanted = wanted_changes(anatomy, person, self.own_reference, self.effects_path)
-        moved = morphometry.person_displacement(box, wanted, own, reader, 0 if strong else CORRECTIONS)
+        moved = morphometry.person_displacement(box, wanted, own, reader, 0 if strong else self._corrections())
         return grid.nodes(moved, bias, rng)
+
+    def _corrections(self) -> int:
+        """Fewer on coarse grids, whose voxels cannot tell the difference."""
+        return max(3, round(CORRECTIONS * min(1.0, morphometry.FINE_MM / max(self.spacing))))
 
     def _covariates(self, params: Params) -> dict[str, float | str]:
         name = self.anatomy_of(params).name

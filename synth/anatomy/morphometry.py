@@ -19,7 +19,17 @@ import numpy.typing as npt
 
 from synth.anatomy.labels import Label
 from synth.anatomy.source import Anatomy
-from synth.anatomy.warp import block_mean, compose, gradient_of, integrate, jacobians, spline_weights, survey
+from synth.anatomy.warp import (
+    block_mean,
+    compose,
+    gradient_of,
+    integrate,
+    jacobians,
+    spline_weights,
+    spread,
+    survey,
+    voxels_of,
+)
 
 GRID_MM = 3.0
 COARSE_GRID_MM = 6.0  # where the person need not be exact
@@ -32,6 +42,7 @@ FIRST_STEP = 1.2
 SMALL_ML = 15.0  # structures whose every voxel is counted while volumes are brought about
 SMALL_MARGIN_MM = 5.0
 CLOSE_ENOUGH = 0.02  # log units
+FINE_MM = 1.5  # voxel size up to which that holds; larger ones may be off in proportion
 LEAST_JACOBIAN = 0.001  # of the pull-back, where it is interpolated: above 0 nothing folds
 ROOMY_JACOBIAN = 0.05
 MOST_RAISED = 2.5
@@ -229,7 +240,7 @@ class Reader:
     Attributes:
         fill: pull-back displacement ``[cells…, 3]`` in anatomy voxels → nodes ``[A, B, C, ≥3]``, anatomy voxels.
         matrix: 3×4, voxel of the grid → anatomy voxel, without displacement.
-        shape: voxels of the grid; ``step``: voxels between nodes; ``stride``: voxels between samples.
+        shape: voxels of the grid; ``step``: voxels between nodes; ``voxel_mm``: of the image; ``stride``: voxels between samples.
     """
 
     fill: Callable[[Floats], Floats]
@@ -237,6 +248,7 @@ class Reader:
     shape: tuple[int, int, int]
     step: int
     stride: int
+    voxel_mm: float
 
     def _inner(self, box: Field) -> npt.NDArray[np.int64]:
         """``[3, 2]`` the voxels that hold the small structures, where every voxel counts."""
@@ -245,12 +257,15 @@ class Reader:
         low, high = np.floor(places.min(0)), np.ceil(places.max(0)) + 1
         return np.clip(np.stack([low, high], 1), 0, np.array(self.shape)[:, None]).astype(np.int64)
 
-    def survey(self, box: Field, moved: Floats) -> tuple[Doubles, Floats]:
-        """``[S]`` log volume against the anatomy's, and ``[S, cells…]`` shares of the structures where they came to lie."""
+    def survey(self, box: Field, moved: Floats) -> Samples:
+        """Which structure lies where, once moved."""
         frame = self.matrix / np.array(box.step)[:, None]
         frame[:, 3] += (0.5 - np.array(box.low)) / np.array(box.step) - 0.5
-        shares = np.empty((len(box.structures), *box.shape), np.float32)
-        counts = survey(
+        inner = self._inner(box)
+        most = int(np.prod(inner[:, 1] - inner[:, 0])) + int(np.prod([n // self.stride + 1 for n in self.shape]))
+        where, which, weights = np.empty(most, np.int32), np.empty(most, np.int16), np.empty(most, np.float32)
+        seen = np.zeros(box.shape, np.float32)
+        count = survey(
             box.anatomy.index,
             box.of_label,
             self.fill(moved),
@@ -258,11 +273,37 @@ class Reader:
             frame.astype(np.float32),
             self.stride,
             self.shape,
-            self._inner(box),
-            shares,
+            inner,
+            (where, which, weights, seen),
         )
-        voxel_ml = abs(float(np.linalg.det(self.matrix[:, :3]))) * np.prod(box.anatomy.spacing) / 1000
-        return np.log(np.maximum(counts, 0.5) * voxel_ml / box.millilitres), shares
+        voxel_ml = abs(float(np.linalg.det(self.matrix[:, :3]))) * float(np.prod(box.anatomy.spacing)) / 1000
+        return Samples(where[:count], which[:count], weights[:count], seen, voxel_ml)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a survey saw: cell, structure and voxels stood for of every sample ``[N]``, and voxels looked at by cell."""
+
+    where: npt.NDArray[np.int32]
+    which: npt.NDArray[np.int16]
+    weights: Floats
+    seen: Floats
+    voxel_ml: float
+
+    def room(self, box: Field, jacobian: Floats) -> tuple[Doubles, Floats, Doubles]:
+        """``[S]`` log volume against the anatomy's; the share of a growing structure's source that each cell may take,
+        less where it has grown most; by how much to raise the rest."""
+        still = np.clip((jacobian - LEAST_JACOBIAN) / (ROOMY_JACOBIAN - LEAST_JACOBIAN), 0, 1).astype(np.float32)
+        voxels = voxels_of(self.where, self.which, self.weights, still, len(box.structures))
+        raised = np.minimum(voxels[:, 0] / np.maximum(voxels[:, 1], 1e-6), MOST_RAISED)
+        return np.log(np.maximum(voxels[:, 0], 0.5) * self.voxel_ml / box.millilitres), still, raised
+
+    def source(self, strength: Doubles, still: Floats, growing: npt.NDArray[np.bool_]) -> Floats:
+        """``[cells…]`` sum of the sources where the structures now lie."""
+        spread_out: Floats = spread(
+            self.where, self.which, self.weights, self.seen, strength.astype(np.float32), still, growing
+        )
+        return spread_out
 
 
 def person_displacement(
@@ -284,10 +325,12 @@ def person_displacement(
     jacobian = jacobians(moved)
     if reader is None:
         return moved * cell
-    tolerance = np.where(box.millilitres < TINY_ML, 2 * CLOSE_ENOUGH, CLOSE_ENOUGH)
+    close = CLOSE_ENOUGH * max(1.0, reader.voxel_mm / FINE_MM)  # coarse voxels cannot tell
+    tolerance = np.where(box.millilitres < TINY_ML, 2 * close, close)
     best, before, damping = (np.inf, moved), np.zeros(len(asked)), np.ones(len(asked))
     for turn in range(corrections + 1):
-        now, shares = reader.survey(box, moved * cell)
+        samples = reader.survey(box, moved * cell)
+        now, still, raised = samples.room(box, jacobian)
         missing = asked - now
         missing[-1] = 0.0
         worst = float((np.abs(missing) / tolerance)[:-2].max(initial=0))
@@ -296,11 +339,11 @@ def person_displacement(
             break
         over = missing * before < 0  # a structure that went past its aim takes smaller steps
         damping = np.where(over, 0.5 * damping, np.minimum(1.25 * damping, 1.0))
-        before = missing
-        room = _room(jacobian, shares, missing)
+        before, growing = missing, missing > CLOSE_ENOUGH
         for _ in range(RETRIES):
-            strength = sources(box, np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT)) * room
-            flow = velocity(box, np.tensordot(strength.astype(np.float32), shares, axes=1))
+            strength = sources(box, np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT))
+            strength = strength * np.where(growing, raised, 1.0)
+            flow = velocity(box, samples.source(strength, still, growing))
             further = compose(integrate(_in_cells(-flow, box)), moved)
             if (trial := jacobians(further)).min() > LEAST_JACOBIAN:
                 moved, jacobian = further, trial
@@ -309,17 +352,6 @@ def person_displacement(
         else:
             break
     return best[1] * cell
-
-
-def _room(jacobian: Floats, shares: Floats, missing: Doubles) -> Doubles:
-    """Take the sources of growing structures from where they have grown most (in place); by how much to raise the rest."""
-    still = np.clip((jacobian - LEAST_JACOBIAN) / (ROOMY_JACOBIAN - LEAST_JACOBIAN), 0, 1)
-    raised = np.ones(len(missing))
-    for position in np.flatnonzero(missing > CLOSE_ENOUGH):
-        before = float(shares[position].sum())
-        shares[position] *= still
-        raised[position] = min(before / max(float(shares[position].sum()), 1e-6), MOST_RAISED)
-    return raised
 
 
 def random_velocity(rng: np.random.Generator, box: Field, amplitude_mm: float, length_mm: float) -> Floats:

@@ -104,19 +104,11 @@ def jacobians(moved: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _survey_line(
-    index: Any,
-    group: Any,
-    row: Any,
-    step: int,
-    start: Any,
-    along: Any,
-    ks: Any,
-    weight: Any,
-    counts: Any,
-    seen: Any,
-    shares: Any,
-) -> None:
-    """Samples of one line of the grid, from ``ks[0]`` to ``ks[1]`` by ``ks[2]``; see :func:`survey`."""
+    index: Any, group: Any, row: Any, step: int, start: Any, along: Any, ks: Any, weight: Any, found: Any, at: int
+) -> int:
+    """Samples of one line of the grid, from ``ks[0]`` to ``ks[1]`` by ``ks[2]``, put into ``found`` from position ``at``;
+    see :func:`survey`. Returns the next free position."""
+    where, which, weights, seen = found
     part = np.float32(1) / np.float32(step)
     for k in range(ks[0], ks[1], ks[2]):
         p, m, n = int(start[0] + along[0] * k), int(start[1] + along[1] * k), int(start[2] + along[2] * k)
@@ -130,15 +122,18 @@ def _survey_line(
         if 0 <= x < index.shape[0] and 0 <= y < index.shape[1] and 0 <= z < index.shape[2]:
             structure = group[index[int(x), int(y), int(z)]]
             if structure >= 0:
-                counts[structure] += weight
-                shares[structure, p, m, n] += weight
+                where[at] = (p * seen.shape[1] + m) * seen.shape[2] + n
+                which[at] = structure
+                weights[at] = weight
+                at += 1
+    return at
 
 
 @njit(cache=True, nogil=True)
 def survey(
-    index: Any, group: Any, nodes: Any, step: int, frame: Any, stride: int, shape: Any, inner: Any, shares: Any
-) -> Any:
-    """Count, on every ``stride``-th voxel of a grid that reads an anatomy through nodes, what it would show.
+    index: Any, group: Any, nodes: Any, step: int, frame: Any, stride: int, shape: Any, inner: Any, found: Any
+) -> int:
+    """Look, on every ``stride``-th voxel of a grid that reads an anatomy through nodes, at what it would show.
 
     Args:
         index: ``[X, Y, Z]`` uint8 label positions; ``group``: label position → structure, or -1.
@@ -146,18 +141,17 @@ def survey(
         frame: 3×4 float32, voxel of the grid → cell in which the displacement is given, before anything moved.
         shape: voxels of the grid.
         inner: ``[3, 2]`` first and last voxel + 1, by axis, of a box in which every voxel is looked at.
-        shares: ``[S, cells…]`` float32, filled with each structure's share of the samples in every cell.
+        found: filled with cell (flat) ``[N]`` int32, structure ``[N]`` int16 and voxels stood for ``[N]`` float32 of every
+            sample, and with the voxels looked at in every cell ``[cells…]`` float32 (zeros when given).
 
     Returns:
-        ``[S]`` voxels per structure, as estimated from the samples.
+        How many samples lie in a structure.
     """
-    counts = np.zeros(shares.shape[0])
-    seen = np.zeros(shares.shape[1:], np.float32)
-    shares[:] = 0
     part, half, one = np.float32(1) / np.float32(step), np.float32(0.5), np.float32(1)
     row, start = np.empty((nodes.shape[2], 3), np.float32), np.empty(3, np.float32)
     sparse = np.float32(stride**3)
     along = frame[:, 2].copy()
+    at = 0
     for i in range(shape[0]):
         inside_i, taken_i = inner[0, 0] <= i < inner[0, 1], i % stride == 0
         a, r = i // step, np.float32(i % step) * part
@@ -176,21 +170,44 @@ def survey(
             first = (i // stride + j // stride) % 2 * (stride // 2)
             if inside:
                 line = (inner[2, 0], inner[2, 1], 1)
-                _survey_line(index, group, row, step, start, along, line, one, counts, seen, shares)
+                at = _survey_line(index, group, row, step, start, along, line, one, found, at)
             if taken:
-                low = inner[2, 0] if inside else shape[2]
-                _survey_line(index, group, row, step, start, along, (first, low, stride), sparse, counts, seen, shares)
+                line = (first, inner[2, 0] if inside else shape[2], stride)
+                at = _survey_line(index, group, row, step, start, along, line, sparse, found, at)
             if taken and inside:
                 after = first + -(-(inner[2, 1] - first) // stride) * stride
-                _survey_line(
-                    index, group, row, step, start, along, (after, shape[2], stride), sparse, counts, seen, shares
-                )
-    flat, held = shares.reshape(shares.shape[0], -1), seen.reshape(-1)
-    for structure in range(flat.shape[0]):
-        for cell in range(flat.shape[1]):
-            if flat[structure, cell] > 0:
-                flat[structure, cell] /= held[cell]
-    return counts
+                line = (after, shape[2], stride)
+                at = _survey_line(index, group, row, step, start, along, line, sparse, found, at)
+    return at
+
+
+@njit(cache=True, nogil=True)
+def spread(where: Any, which: Any, weights: Any, seen: Any, strength: Any, still: Any, growing: Any) -> Any:
+    """``[cells…]`` sum of the sources, each spread over the samples of its structure (see :func:`survey`).
+
+    Args:
+        strength: ``[S]`` float32.
+        still: ``[cells…]`` share, 0 to 1, of the source of a ``growing [S]`` structure that a cell takes.
+    """
+    out = np.zeros(seen.shape, np.float32)
+    flat, of_cell, taken = out.reshape(-1), seen.reshape(-1), still.reshape(-1)
+    for n in range(where.shape[0]):
+        cell, structure = where[n], which[n]
+        part = weights[n] / of_cell[cell]
+        if growing[structure]:
+            part *= taken[cell]
+        flat[cell] += strength[structure] * part
+    return out
+
+
+@njit(cache=True, nogil=True)
+def voxels_of(where: Any, which: Any, weights: Any, still: Any, count: int) -> Any:
+    """``[S, 2]`` voxels per structure (see :func:`survey`), and those of them that ``still [cells…]`` leaves."""
+    totals, taken = np.zeros((count, 2)), still.reshape(-1)
+    for n in range(where.shape[0]):
+        totals[which[n], 0] += weights[n]
+        totals[which[n], 1] += weights[n] * taken[where[n]]
+    return totals
 
 
 def spline_weights(count: int, knots: int) -> Floats:

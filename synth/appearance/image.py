@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 BIAS_KNOTS_MM = 45.0  # distance of the bias field's knots: four across a head, as in SynthSeg
 NODE_MM = 3.0  # distance of the nodes between which the kernel interpolates warp, bias field and coarse texture
 SAMPLE_MM = 2.0  # between the samples on which volumes are measured while they are brought about
+COARSEST_SAMPLE_MM = 4.0
 BRAIN_MARGIN_MM = 6.0
 POINT_SPREAD = 0.45  # least SD of the point spread in voxels, where a voxel is sampled at its middle alone
 SLICE_PROFILE = 1 / 2.355  # SD of a Gaussian whose full width at half maximum is 1
@@ -78,8 +79,9 @@ class NodeGrid:
         return tuple((n - 1) // self.step + 2 for n in self.shape)
 
     def reader(self, anatomy: Anatomy) -> Reader:
-        """A grid like this one about the whole brain, whatever the field of view: 2 mm samples, the same nodes."""
-        finer = int(np.ceil(max(self.spacing) / SAMPLE_MM))
+        """A grid like this one about the whole brain, whatever the field of view: the same nodes, samples 2 mm apart or, where
+        voxels are coarser, in every voxel of up to 4 mm."""
+        finer = int(np.ceil(max(self.spacing) / COARSEST_SAMPLE_MM))
         stride = max(1, int(SAMPLE_MM / max(self.spacing)))
         matrix = self.matrix.astype(np.float64)
         matrix[:, :3] /= finer
@@ -95,7 +97,7 @@ class NodeGrid:
         shape = (a, b, c)
         step = self.step * finer
         own = replace(self, shape=shape, matrix=matrix.astype(np.float32), every=step)
-        return Reader(own.positions, matrix, shape, step, stride)
+        return Reader(own.positions, matrix, shape, step, stride, max(self.spacing))
 
     def positions(self, moved: Floats) -> Floats:
         """``[A, B, C, 5]``, its first three channels filled: the anatomy voxel that each node reads.
