@@ -37,7 +37,7 @@ MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
 VENTRICLE = "lateral_ventricle"
 VENTRICLE_REACH = 0.4  # log units; about the SD between people of one age
 STRONG_WARP = 2.0  # times the individual warp's SD: 3 mm, of the size of SynthSeg's U(0, 4) voxels
-CORRECTIONS = 10  # at most, of the morphometry against the volumes asked for
+CORRECTIONS = 16  # at most, of the morphometry against the volumes asked for
 SMALLEST_VIEW = 8  # voxels that a field of view keeps along each axis, whatever is cut off
 
 Triple = tuple[float, float, float]

@@ -36,17 +36,17 @@ COARSE_GRID_MM = 6.0  # where the person need not be exact
 MARGIN_MM = 18.0
 SMOOTH_MM = 2.0  # SD of the blur of the sources, at least 0.7 cells
 RIDGE = 0.001
-LOG_LIMIT = 2.0  # a change of more than e^±2 is cut: past it the field would tear thin structures
+LOG_LIMIT = 2.5  # a change of more than e^±2.5 is cut: past it the field would tear thin structures
 TINY_ML = 4.0  # structures that may be twice as far off
 FIRST_STEP = 1.2
 SMALL_ML = 15.0  # structures whose every voxel is counted while volumes are brought about
 SMALL_MARGIN_MM = 5.0
 CLOSE_ENOUGH = 0.02  # log units
 FINE_MM = 1.5  # voxel size up to which that holds; larger ones may be off in proportion
-LEAST_JACOBIAN = 0.001  # of the pull-back, where it is interpolated: above 0 nothing folds
+LEAST_JACOBIAN = 0.0004  # of the pull-back, where it is interpolated: above 0 nothing folds
 ROOMY_JACOBIAN = 0.05
 MOST_RAISED = 2.5
-RETRIES = 3
+SCALES = (1.0, 0.4, 0.15)  # of a step that is tried
 CORRECTION_LIMIT = 0.8
 CSF, SHELL = "sulcal_csf", "head outside"
 SKULL_WEIGHT = 30.0  # how much dearer a litre of intracranial change is than a structure missed
@@ -328,29 +328,31 @@ def person_displacement(
     close = CLOSE_ENOUGH * max(1.0, reader.voxel_mm / FINE_MM)  # coarse voxels cannot tell
     tolerance = np.where(box.millilitres < TINY_ML, 2 * close, close)
     best, before, damping = (np.inf, moved), np.zeros(len(asked)), np.ones(len(asked))
+    full = np.zeros(len(asked), bool)
     for turn in range(corrections + 1):
         samples = reader.survey(box, moved * cell)
         now, still, raised = samples.room(box, jacobian)
         missing = asked - now
         missing[-1] = 0.0
-        worst = float((np.abs(missing) / tolerance)[:-2].max(initial=0))
-        best = min(best, (worst, moved), key=lambda pair: pair[0])
-        if worst < 1 or turn == corrections:
+        far = (np.abs(missing) / tolerance)[:-2]
+        best = min(best, (float(np.sqrt((far**2).mean())), moved), key=lambda pair: pair[0])
+        if far.max(initial=0) < 1 or turn == corrections:
             break
+        missing[full] = 0.0
         over = missing * before < 0  # a structure that went past its aim takes smaller steps
         damping = np.where(over, 0.5 * damping, np.minimum(1.25 * damping, 1.0))
-        before, growing = missing, missing > CLOSE_ENOUGH
-        for _ in range(RETRIES):
-            strength = sources(box, np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT))
+        before = missing
+        for scale in SCALES:
+            strength = sources(box, scale * np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT))
+            growing = strength > 0
             strength = strength * np.where(growing, raised, 1.0)
             flow = velocity(box, samples.source(strength, still, growing))
             further = compose(integrate(_in_cells(-flow, box)), moved)
             if (trial := jacobians(further)).min() > LEAST_JACOBIAN:
                 moved, jacobian = further, trial
                 break
-            damping = 0.5 * damping
         else:
-            break
+            full |= missing > 0  # no more room for these; the others go on
     return best[1] * cell
 
 
