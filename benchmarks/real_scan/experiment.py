@@ -79,9 +79,9 @@ class RealScan:
         from benchmarks.real_scan.evaluation import table
         from benchmarks.real_scan.images import check_installed
 
-        check_installed()
         generators = self.build()
         shape, spacing = self.grid(generators)
+        check_installed()
         finished = self._finished(out, generators)
         if finished is not None:
             print(table(finished["dice"]))

@@ -18,6 +18,7 @@ from synth.errors import UserError
 from synth.sample import spacing_of
 
 MINIMUM_BRAIN_MM3 = 100_000.0  # less is no brain, even of a newborn
+FEW_VOXELS = 20
 MOST_LABELS = 256  # positions are kept as uint8
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
@@ -105,8 +106,8 @@ def _load_anatomy(path: Path, changed: int, size: int, table: State | None) -> A
     if len(numbers) > MOST_LABELS:
         raise UserError(f"label map '{path}' holds {len(numbers)} labels; expected {MOST_LABELS} or fewer")
     labels = tuple(label_table(own)[int(number)] for number in numbers)
-    _check_sides(labels, path)
     index = _cropped((np.cumsum(present) - 1).astype(np.uint8)[data])
+    _check_sides(labels, np.bincount(index.ravel(), minlength=len(labels)), path)
     inside = np.array([label.is_intracranial and label.structure not in ("sulcal_csf", "vessel") for label in labels])[
         index
     ]
@@ -124,14 +125,16 @@ def _load_anatomy(path: Path, changed: int, size: int, table: State | None) -> A
     return Anatomy(name, np.ascontiguousarray(index, dtype=np.uint8), labels, spacing, brain, volumes)  # type: ignore[arg-type]
 
 
-def _check_sides(labels: tuple[Label, ...], path: Path) -> None:
+def _check_sides(labels: tuple[Label, ...], voxels: npt.NDArray[np.int64], path: Path) -> None:
     """Structures whose volume follows age and disease need both sides. Lesions, vessels and such may lie on one; so may
-    a ventricle, since one horn can be closed."""
+    a ventricle, since one horn can be closed, and a structure of a few voxels, of which coarse maps lose a side."""
+    count = {label.number: int(n) for label, n in zip(labels, voxels, strict=True)}
     present = {label.number for label in labels}
     for structure in effects():
         parts = [label for label in labels if label.structure == structure and label.tissue != "csf"]
         paired = any(label.partner in present for label in parts)  # true of what has no sides, too
-        if parts and not paired and len({label.side for label in parts} - {""}) < 2:
+        few = sum(count[label.number] for label in parts) <= FEW_VOXELS
+        if parts and not paired and not few and len({label.side for label in parts} - {""}) < 2:
             shown = ", ".join(f"{label.number} {label.name} without {label.partner}" for label in parts[:3])
             more = " …" if len(parts) > 3 else ""
             raise UserError(

@@ -266,7 +266,8 @@ def test_drawn_people_have_the_volumes_asked_for_warp_and_pose_and_all(index: in
         found = sum(float(covariates[f"volume_{side}_{structure}"]) for side in ("left", "right"))
         realised = float(np.log(found / (anatomy.volumes[structure] * head)))
         expected = float(np.clip(asked[structure], -morphometry.LOG_LIMIT, morphometry.LOG_LIMIT))
-        assert realised == pytest.approx(expected, abs=0.1 if "ventricle" in structure else 0.05), structure
+        allowed = {"lateral_ventricle": 0.1, "amygdala": 0.08}.get(structure, 0.05)  # 1.25 mm: voxels count for more
+        assert realised == pytest.approx(expected, abs=allowed), structure
 
 
 def test_ventricles_grow_with_age_and_with_ad(studio: Studio) -> None:
