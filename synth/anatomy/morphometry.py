@@ -3,7 +3,8 @@
 Every structure's wanted log volume change is a divergence; sulcal CSF takes the negative of the sum. A Poisson equation
 solved by FFT gives a potential whose gradient is a stationary velocity field with that divergence; scaling and squaring
 (Arsigny et al. 2006, MICCAI) makes it a diffeomorphism. What the flow, with the individual's random warp in it, does to
-each structure is measured on particles spread over it, and what is missing is asked for again until little is.
+each structure is counted through the grid that the image is read with, and what is missing is asked for again until
+little is.
 """
 
 from __future__ import annotations
@@ -322,9 +323,9 @@ def person_displacement(
     flow = velocity(box, source_cells(box, sources(box, first)))
     moved = integrate(_in_cells(-flow if own is None else -(flow + own), box))
     cell = np.array(box.step, dtype=np.float32)
-    jacobian = jacobians(moved)
     if reader is None:
         return moved * cell
+    jacobian = jacobians(moved)
     close = CLOSE_ENOUGH * max(1.0, reader.voxel_mm / FINE_MM)  # coarse voxels cannot tell
     tolerance = np.where(box.millilitres < TINY_ML, 2 * close, close)
     best, before, damping = (np.inf, moved), np.zeros(len(asked)), np.ones(len(asked))
