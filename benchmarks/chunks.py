@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +16,19 @@ from synth.corpus import write_atomically
 from synth.errors import UserError
 
 CHUNK = 20
+
+
+def processes(out: Path, workers: int | None) -> int:
+    """How many processes fill a table below ``out``: those asked for, else two where there are two cores.
+
+    Raises:
+        UserError: a negative number, or ``out`` is a file.
+    """
+    if out.is_file():
+        raise UserError(f"--out '{out}' is a file; expected a folder to make")
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers is {workers}; expected 0, which takes no further process, or more")
+    return min(2, os.cpu_count() or 1) if workers is None else workers
 
 
 def same_options(options: Mapping[str, Any], out: Path) -> None:

@@ -76,8 +76,7 @@ def morphometry(
         seed: another seed is other people.
         workers: processes, at most two if not given.
     """
-    import os
-
+    from benchmarks.chunks import processes
     from benchmarks.morphometry import Check, summary
     from benchmarks.morphometry import run as measure
     from synth.errors import UserError
@@ -86,13 +85,12 @@ def morphometry(
 
     if draws < 1 or people < 0 or people == 1:
         raise UserError(f"--draws is {draws} and --people {people}; expected 1 or more draws and 0, 2 or more people")
-    if out.is_file():
-        raise UserError(f"--out '{out}' is a file; expected a folder to make")
+    workers = processes(out, workers)
     checked_spacing(spacing)
     check = Check(draws, people, spacing, seed, str(anatomies) if anatomies else None)
     check.generator(spacing).parents()  # bad options are refused before anything is written
     with progress_bar("morphometry", "people") as show:
-        results = measure(check, out, min(2, os.cpu_count() or 1) if workers is None else workers, show)
+        results = measure(check, out, workers, show)
     print(summary(results))
     print(f"results: {out / 'results.json'}, {out / 'asked_realised.png'}")
     return 0
@@ -118,8 +116,7 @@ def realism(
         seed: another seed is other volumes.
         workers: processes, at most two if not given.
     """
-    import os
-
+    from benchmarks.chunks import processes
     from benchmarks.realism import Realism, summary
     from benchmarks.realism import run as measure
     from synth.errors import UserError
@@ -127,12 +124,11 @@ def realism(
 
     if count < 1:
         raise UserError(f"--count is {count}; expected 1 or more volumes")
-    if out.is_file():
-        raise UserError(f"--out '{out}' is a file; expected a folder to make")
+    workers = processes(out, workers)
     check = Realism(count, seed, str(anatomies) if anatomies else None)
     check.generator().parents()
     with progress_bar("realism") as show:
-        results = measure(check, out, cohort, min(2, os.cpu_count() or 1) if workers is None else workers, show)
+        results = measure(check, out, cohort, workers, show)
     print(summary(results))
     print(f"results: {out / 'results.json'}, {out / 'realism.png'}")
     return 0

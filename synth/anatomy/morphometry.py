@@ -26,7 +26,7 @@ from synth.anatomy.warp import (
     gradient_of,
     integrate,
     jacobians,
-    spline_weights,
+    spline_field,
     spread,
     survey,
     voxels_of,
@@ -37,7 +37,7 @@ COARSE_GRID_MM = 6.0  # where the person need not be exact
 MARGIN_MM = 18.0
 SMOOTH_MM = 2.0  # SD of the blur of the sources, at least 0.7 cells
 RIDGE = 0.001
-LOG_LIMIT = 2.5  # a change of more than e^±2.5 is cut: past it the field would tear thin structures
+LOG_LIMIT = 3.0  # a change of more than e^±3 is cut: past it the field would tear thin structures
 TINY_ML = 4.0  # structures that may be twice as far off
 FIRST_STEP = 1.2
 SMALL_ML = 15.0  # structures whose every voxel is counted while volumes are brought about
@@ -45,10 +45,11 @@ SMALL_MARGIN_MM = 5.0
 CLOSE_ENOUGH = 0.02  # log units
 FINE_MM = 1.5  # voxel size up to which that holds; larger ones may be off in proportion
 LEAST_JACOBIAN = 0.0004  # of the pull-back, where it is interpolated: above 0 nothing folds
-ROOMY_JACOBIAN = 0.05
-MOST_RAISED = 2.5
+ROOMY_JACOBIAN = 0.2
+MOST_RAISED = 4.0
 SCALES = (1.0, 0.4, 0.15)  # of a step that is tried
 CORRECTION_LIMIT = 0.8
+STALE = 0.5  # a structure this far (log volume) from where responses were computed: they are computed again
 CSF, SHELL = "sulcal_csf", "head outside"
 SKULL_WEIGHT = 30.0  # how much dearer a litre of intracranial change is than a structure missed
 
@@ -168,8 +169,8 @@ def _blur_kernel(box: Field) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _potential_kernel(box: Field) -> Floats:
-    """Blurred source → potential whose gradient has it as its divergence, for central differences."""
+def _poisson_kernel(box: Field) -> Floats:
+    """Source → potential whose gradient has it as its divergence, for central differences."""
     terms = [
         (np.sin(2 * np.pi * np.fft.fftfreq(n)) / d) ** 2 for n, d in zip(box.shape[:2], box.cell_mm[:2], strict=True)
     ]
@@ -178,9 +179,15 @@ def _potential_kernel(box: Field) -> Floats:
     exact = _square_frequencies(box)
     square = np.maximum(square, 0.3 * exact)  # central differences do not see the highest frequencies
     square[0, 0, 0] = 1.0
-    kernel = -_blur_kernel(box) / square
+    kernel = -1 / square
     kernel[0, 0, 0] = 0.0
     return kernel.astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _potential_kernel(box: Field) -> Floats:
+    """Both in one: source → potential of the blurred source."""
+    return _poisson_kernel(box) * _blur_kernel(box)
 
 
 def _filtered(cells: Floats, box: Field, kernel: Floats) -> Floats:
@@ -201,10 +208,10 @@ def asked_changes(box: Field, wanted: dict[str, float]) -> Doubles:
     return asked
 
 
-def sources(box: Field, asked: Doubles) -> Doubles:
+def sources(box: Field, asked: Doubles, response: Doubles | None = None) -> Doubles:
     """Source strength per structure that realises the log changes asked for, to first order.
 
-    Least squares on the response matrix; what the blur lets leak into the skull is held back there, so that the space
+    Least squares on the ``response`` matrix (the anatomy's own unless given); what the blur lets leak into the skull is held back there, so that the space
     inside keeps its size. The sources sum to zero.
     """
     weight = box.millilitres**0.25  # large structures are met more exactly where the grid cannot serve all
@@ -212,9 +219,8 @@ def sources(box: Field, asked: Doubles) -> Doubles:
     inside = box.millilitres / box.millilitres[:-1].sum()
     inside[-1] = 0.0
     everything = box.millilitres / box.millilitres.sum()
-    matrix = np.vstack(
-        [box.response * weight[:, None], SKULL_WEIGHT * inside @ box.response, SKULL_WEIGHT * everything]
-    )
+    response = box.response if response is None else response
+    matrix = np.vstack([response * weight[:, None], SKULL_WEIGHT * inside @ response, SKULL_WEIGHT * everything])
     goal = np.concatenate([asked * weight, [SKULL_WEIGHT * float(inside @ asked), 0.0]])
     normal = matrix.T @ matrix + RIDGE * np.eye(len(asked)) * np.mean(weight) ** 2
     strength: Any = np.linalg.solve(normal, matrix.T @ goal)
@@ -229,9 +235,16 @@ def source_cells(box: Field, strength: Doubles) -> Floats:
     return np.bincount(cells, strength[which] * share, minlength=size).astype(np.float32).reshape(box.shape)
 
 
-def velocity(box: Field, source: Floats) -> Floats:
-    """``[cells…, 3]`` velocity in mm whose divergence is the blurred ``source [cells…]``: gradient of a Poisson solution."""
-    return gradient_of(_filtered(source, box, _potential_kernel(box)), box.cell_mm)
+def velocity(box: Field, source: Floats, still: Floats | None = None) -> Floats:
+    """``[cells…, 3]`` velocity in mm whose divergence is the blurred ``source [cells…]``: gradient of a Poisson solution.
+
+    Where given, ``still`` is the share of its growth that a cell may take, after the blur.
+    """
+    if still is None:
+        return gradient_of(_filtered(source, box, _potential_kernel(box)), box.cell_mm)
+    blurred = _filtered(source, box, _blur_kernel(box))
+    blurred *= np.where(blurred > 0, still, np.float32(1))
+    return gradient_of(_filtered(blurred, box, _poisson_kernel(box)), box.cell_mm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +312,17 @@ class Samples:
         raised = np.minimum(voxels[:, 0] / np.maximum(voxels[:, 1], 1e-6), MOST_RAISED)
         return np.log(np.maximum(voxels[:, 0], 0.5) * self.voxel_ml / box.millilitres), still, raised
 
+    def responses(self, box: Field, columns: npt.NDArray[np.intp], response: Doubles) -> Doubles:
+        """``response`` with these structures' columns computed where everything now lies."""
+        count, fresh = len(box.structures), response.copy()
+        anywhere, nobody = np.ones(box.shape, np.float32), np.zeros(count, np.bool_)
+        for column in columns:
+            unit = (np.arange(count) == column).astype(np.float64)
+            blurred = _filtered(self.source(unit, anywhere, nobody), box, _blur_kernel(box))
+            voxels = voxels_of(self.where, self.which, self.weights, blurred, count)
+            fresh[:, column] = voxels[:, 1] / np.maximum(voxels[:, 0], 1e-6)
+        return fresh
+
     def source(self, strength: Doubles, still: Floats, growing: npt.NDArray[np.bool_]) -> Floats:
         """``[cells…]`` sum of the sources where the structures now lie."""
         spread_out: Floats = spread(
@@ -330,6 +354,7 @@ def person_displacement(
     tolerance = np.where(box.millilitres < TINY_ML, 2 * close, close)
     best, before, damping = (np.inf, moved), np.zeros(len(asked)), np.ones(len(asked))
     full = np.zeros(len(asked), bool)
+    response, known = box.response, np.zeros(len(asked))
     for turn in range(corrections + 1):
         samples = reader.survey(box, moved * cell)
         now, still, raised = samples.room(box, jacobian)
@@ -340,17 +365,21 @@ def person_displacement(
         if far.max(initial=0) < 1 or turn == corrections:
             break
         missing[full] = 0.0
+        if np.abs(now - known)[:-2].max(initial=0) > STALE:
+            changed = (np.abs(now - known) > STALE) | (box.millilitres < SMALL_ML)
+            response, known = samples.responses(box, np.flatnonzero(changed[:-1]), response), now
         over = missing * before < 0  # a structure that went past its aim takes smaller steps
         damping = np.where(over, 0.5 * damping, np.minimum(1.25 * damping, 1.0))
         before = missing
         for scale in SCALES:
-            strength = sources(box, scale * np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT))
+            strength = sources(box, scale * np.clip(damping * missing, -CORRECTION_LIMIT, CORRECTION_LIMIT), response)
             growing = strength > 0
             strength = strength * np.where(growing, raised, 1.0)
-            flow = velocity(box, samples.source(strength, still, growing))
+            flow = velocity(box, samples.source(strength, still, growing), still)
             further = compose(integrate(_in_cells(-flow, box)), moved)
             if (trial := jacobians(further)).min() > LEAST_JACOBIAN:
                 moved, jacobian = further, trial
+                full[:] = False
                 break
         else:
             full |= missing > 0  # no more room for these; the others go on
@@ -363,10 +392,7 @@ def random_velocity(rng: np.random.Generator, box: Field, amplitude_mm: float, l
     Normal knots 1.22 · ``length_mm`` apart under a cubic B-spline, whose autocorrelation is near that Gaussian.
     """
     knots = [max(2, round(n * d / (1.22 * length_mm)) + 1) for n, d in zip(box.shape, box.cell_mm, strict=True)]
-    field = rng.standard_normal((*(n + 2 for n in knots), 3), dtype=np.float32) * np.float32(amplitude_mm)
-    for axis, (count, n) in enumerate(zip(box.shape, knots, strict=True)):
-        field = np.moveaxis(np.tensordot(spline_weights(count, n), field, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(field)
+    return spline_field(rng, box.shape, knots, 3) * np.float32(amplitude_mm)
 
 
 def _in_cells(field_mm: Floats, box: Field) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,14 @@ def voxels_of(where: Any, which: Any, weights: Any, still: Any, count: int) -> A
         totals[which[n], 0] += weights[n]
         totals[which[n], 1] += weights[n] * taken[where[n]]
     return totals
+
+
+def spline_field(rng: np.random.Generator, counts: Sequence[int], knots: Sequence[int], channels: int = 1) -> Floats:
+    """``[*counts, channels]`` smooth random field of about unit variance: normal knots, a cubic B-spline between them."""
+    field = rng.standard_normal((*(n + 2 for n in knots), channels), dtype=np.float32)
+    for axis, (count, n) in enumerate(zip(counts, knots, strict=True)):
+        field = np.moveaxis(np.tensordot(spline_weights(count, n), field, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(field)
 
 
 def spline_weights(count: int, knots: int) -> Floats:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from synth.anatomy.morphometry import Reader
 from synth.anatomy.source import Anatomy
-from synth.anatomy.warp import spline_weights
+from synth.anatomy.warp import spline_field
 from synth.keys import rng_for
 
 Floats = npt.NDArray[np.float32]
@@ -79,8 +79,9 @@ class NodeGrid:
         return tuple((n - 1) // self.step + 2 for n in self.shape)
 
     def reader(self, anatomy: Anatomy) -> Reader:
-        """A grid like this one about the whole brain, whatever the field of view: the same nodes, samples 2 mm apart or, where
-        voxels are coarser, in every voxel of up to 4 mm."""
+        """This grid carried on around the whole brain, whatever the field of view: voxels and nodes lie where this one's
+        do, for a thin structure's volume changes with them. Samples are 2 mm apart or, where voxels are coarser, in
+        every voxel of up to 4 mm."""
         finer = int(np.ceil(max(self.spacing) / COARSEST_SAMPLE_MM))
         stride = max(1, int(SAMPLE_MM / max(self.spacing)))
         matrix = self.matrix.astype(np.float64)
@@ -91,11 +92,14 @@ class NodeGrid:
             for (low, high), s in zip(anatomy.brain, anatomy.spacing, strict=True)
         ]
         corners = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * reach
-        extent = np.ceil(np.abs(corners @ np.linalg.inv(matrix[:, :3]).T).max(0)).astype(int)
-        matrix[:, 3] = middle - matrix[:, :3] @ extent
-        a, b, c = (int(2 * n + 1) for n in extent)
-        shape = (a, b, c)
         step = self.step * finer
+        places = (middle + corners - matrix[:, 3]) @ np.linalg.inv(
+            matrix[:, :3]
+        ).T  # this grid's voxels, or parts of them
+        first = np.floor(places.min(0) / step) * step
+        matrix[:, 3] += matrix[:, :3] @ first
+        a, b, c = (int(n) + 1 for n in np.ceil(places.max(0) - first))
+        shape = (a, b, c)
         own = replace(self, shape=shape, matrix=matrix.astype(np.float32), every=step)
         return Reader(own.positions, matrix, shape, step, stride, max(self.spacing))
 
@@ -122,10 +126,7 @@ class NodeGrid:
 def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, rng: np.random.Generator) -> Floats:
     """Smooth multiplicative field ``[*counts]``: exp of normal knots, cubic B-spline between them, median near 1."""
     knots = [max(2, round(mm / BIAS_KNOTS_MM) + 1) for mm in extent_mm]
-    field = rng.standard_normal([n + 2 for n in knots], dtype=np.float32) * np.float32(log_sd)
-    for axis, (n, k) in enumerate(zip(counts, knots, strict=True)):
-        field = np.moveaxis(np.tensordot(spline_weights(n, k), field, axes=(1, axis)), 0, axis)
-    return np.exp(field).astype(np.float32)
+    return np.exp(spline_field(rng, counts, knots)[..., 0] * np.float32(log_sd))
 
 
 def sampling_points(matrix: Floats, spacing: tuple[float, float, float]) -> Floats:

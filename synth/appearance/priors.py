@@ -49,10 +49,10 @@ EFFECTS: Mapping[str, Effect] = {
 
 WEIGHTED: Mapping[str, Prior] = {
     "noise": (0.2, 0.0, 0.02),
-    "rician": (1.0, 0.01, 0.05),
-    "bias": (1.0, 0.12, 0.2),
+    "rician": (1.0, 0.01, 0.035),
+    "bias": (1.0, 0.11, 0.17),
     "blur": (1.0, 0.2, 0.7),
-    "texture": (1.0, 0.55, 0.85),
+    "texture": (1.0, 0.58, 0.74),
     "gamma": (0.3, 0.92, 1.08),
     "resolution": (0.2, 0.8, 1.4),
     "slices": (0.05, 1.5, 3.0),

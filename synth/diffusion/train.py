@@ -39,6 +39,7 @@ from synth.diffusion.weights import (
 from synth.errors import UserError, near
 from synth.keys import rng_for
 from synth.progress import progress_bar
+from synth.versions import versions
 
 MARK, CHECKPOINT = "training.json", "checkpoint.pt"
 KL_WEIGHT = 1e-8  # of the sum over a volume's latent; 1e-6 (Rombach et al. 2022) emptied half the channels here
@@ -384,8 +385,6 @@ def _loss_in(path: Path) -> float:
 
 def _config(course: Course, latents: _Latents, losses: dict[str, float], identity: str) -> dict[str, Any]:
     """Everything about the weights that the tensors do not say."""
-    from importlib.metadata import version
-
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -401,5 +400,5 @@ def _config(course: Course, latents: _Latents, losses: dict[str, float], identit
         "options": dataclasses.asdict(course.options),
         "losses": losses,
         "corpus": course.corpus.parent(),
-        "versions": {name: version(name) for name in ("brainloom", "torch", "monai", "safetensors")},
+        "versions": versions(("torch", "monai", "safetensors")),
     }

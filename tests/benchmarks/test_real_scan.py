@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.real_scan import classes, evaluation, images, network, training, volumes
+from benchmarks.real_scan import classes, evaluation, images, mixture, network, training, volumes
 from benchmarks.recipe import read_recipe
 from synth.anatomy.labels import label_table
 from synth.errors import UserError
@@ -32,7 +32,7 @@ def generator() -> LabelMap:
 
 def fresh(seed: int = 0) -> training.Run:
     torch.manual_seed(seed)
-    return training.Run.new(network.CellUNet(len(classes.NAMES), (16, 32)), SCHEDULE)
+    return training.Run.new(network.CellUNet(len(classes.NAMES), (16, 32), rounds=2), SCHEDULE)
 
 
 def states_equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -124,6 +124,53 @@ def test_loss_and_its_gradient_are_those_of_dice_and_cross_entropy_written_out(r
 @pytest.mark.parametrize("cell", [1, 2])
 def test_logits_have_the_grid_of_the_image(cell: int) -> None:
     assert network.CellUNet(3, (8, 16, 16), cell)(torch.rand(1, 1, 16, 24, 8)).shape == (1, 3, 16, 24, 8)
+
+
+# mixture
+
+
+def striped(dark: float, bright: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Image ``[1, 1, 32, 32, 32]`` of stripes of classes 1 and 2 under a bias field, their classes, and logits of a prior
+    that is right by little: 0.65 against 0.35."""
+    truth = ((torch.arange(32) // 2) % 2 + 1)[:, None, None].expand(32, 32, 32)
+    field = torch.linspace(0.8, 1.2, 32)[None, :, None]
+    noise = 0.02 * torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    image = torch.where(truth == 1, dark, bright) * field + noise
+    logits = torch.full((1, 3, 32, 32, 32), -8.0)
+    for number in (1, 2):
+        logits[0, number] = torch.where(truth == number, 0.65, 0.35).log()
+    return image[None, None], truth, logits
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(0.3, 0.6), (0.6, 0.3)])
+def test_a_mixture_follows_the_image_where_the_prior_is_unsure_in_either_contrast(dark: float, bright: float) -> None:
+    image, truth, logits = striped(dark, bright)
+    logits[0, [1, 2], 8:10, 4:8, 4:8] = logits[0, [2, 1], 8:10, 4:8, 4:8]
+    found = (logits.log_softmax(1) + mixture.log_likelihood(image, logits, 6)).argmax(1)[0]
+    assert (found == truth).float().mean() > 0.995
+    assert (found == truth)[8:10, 4:8, 4:8].float().mean() > 0.95
+
+
+def test_a_mixture_has_no_opinion_on_outside_and_stays_finite_where_a_class_is_absent() -> None:
+    image, _, logits = striped(0.3, 0.6)
+    logits[0, 2] = -100.0
+    fit = mixture.log_likelihood(image, logits, 3)
+    assert torch.isfinite(fit).all()
+    assert fit.amax() <= 0
+    torch.testing.assert_close(fit[:, 0], torch.zeros_like(fit[:, 0]))
+
+
+def test_gradients_reach_the_network_and_the_mixture(generator: LabelMap) -> None:
+    torch.manual_seed(0)
+    net = network.CellUNet(len(classes.NAMES), (16, 32), rounds=2)
+    image, target = volumes.Volumes([generator], 0, workers=0)[0]
+    x = torch.from_numpy(image)[None, None]
+    loss = network.dice_cross_entropy(net.refined(x, net.cells(x)), torch.from_numpy(target)[None].long())
+    loss.backward()
+    assert net.mixture is not None
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+    assert net.mixture.trust.grad is not None
+    assert net.mixture.trust.grad.abs().sum() > 0
 
 
 # training
