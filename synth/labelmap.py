@@ -22,7 +22,7 @@ from synth.anatomy.people import (
     draw_person,
 )
 from synth.anatomy.people import effects as read_effects
-from synth.anatomy.pose import draw_pose, pull_matrix
+from synth.anatomy.pose import PoseRange, draw_pose, pull_matrix
 from synth.anatomy.source import Anatomy, builtin_path, find_label_maps, load_anatomy, sha256_of
 from synth.appearance import contrast as contrasts
 from synth.appearance import image as images
@@ -92,7 +92,12 @@ class LabelMap(Generator):
         stage_weights: how often people with PD are at Hoehn & Yahr stage 1, 2, 3 and 4.
         effects: table (TSV) of what age, sex and disease do to volumes; the built-in one if absent (docs/morphometry.md).
         sites: names of simulated scanners, one drawn per volume; if empty every volume has a scanner of its own.
-        warp_mm: SD of the individual smooth warp, mm.
+        rotation: largest rotation about each axis, degrees, drawn evenly; the deformation's own if absent (strong: 15;
+            mild: normal, SD 3).
+        stretch: largest change of size along each axis, as a share (strong: 0.2; mild: normal, SD 0.015, volume kept).
+        shear: largest shear, as a share (strong: 0.012; mild: none).
+        shift: largest shift along each axis, mm (strong: 10; mild: normal, SD 2.5).
+        warp_mm: SD of the individual smooth warp, mm; strong doubles it.
         warp_length_mm: its correlation length, mm.
         noise: Gaussian noise, SD as a share of white matter.
         rician: Rician noise, SD as a share of white matter.
@@ -126,6 +131,10 @@ class LabelMap(Generator):
         stage_weights: tuple[float, float, float, float] = tuple(STAGE_MIX.values()),  # type: ignore[assignment]
         effects: Path | None = None,
         sites: tuple[str, ...] = (),
+        rotation: float | None = None,
+        stretch: float | None = None,
+        shear: float | None = None,
+        shift: float | None = None,
         warp_mm: float = 1.5,
         warp_length_mm: float = 25.0,
         noise: Prior | None = None,
@@ -161,6 +170,7 @@ class LabelMap(Generator):
             raise UserError(f"warp_length_mm is {warp_length_mm}; expected a length above 0 mm")
         if not 0 <= strip <= 1:
             raise UserError(f"strip is {strip}; expected a probability from 0 to 1")
+        self.pose_range = PoseRange(rotation, stretch, shear, shift)
         self.warp_mm, self.warp_length_mm = float(warp_mm), float(warp_length_mm)
         self.priors = priors.complete(contrast, given)
         self.strip, self.flip = float(strip), flip
@@ -230,7 +240,7 @@ class LabelMap(Generator):
         person = draw_person(rng, self.ages, self.diagnoses, self.stages, self.effects_path)
         params: Params = {"anatomy": self._choose(rng, person)}
         params["person"] = None if self.deformation == "none" else person.as_params()
-        params["pose"] = draw_pose(rng, self.deformation, self.flip)
+        params["pose"] = draw_pose(rng, self.deformation, self.flip, self.pose_range)
         site = str(rng.choice(self.sites)) if self.sites else None
         params["site"] = site or "random"
         params["scanner"] = contrasts.draw_scanner(rng, site, self.contrast, self.priors)

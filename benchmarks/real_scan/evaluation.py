@@ -11,6 +11,7 @@ from torch import nn
 
 from benchmarks.real_scan.classes import GREY_MATTER, NAMES, WHITE_MATTER, members
 from benchmarks.real_scan.images import Scan
+from benchmarks.real_scan.mixture import posterior
 from benchmarks.real_scan.volumes import normalise
 
 TISSUE_CLASSES: dict[str, Sequence[str]] = {"white_matter": WHITE_MATTER, "grey_matter": GREY_MATTER}
@@ -23,13 +24,14 @@ def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
 
 
 @torch.no_grad()
-def probabilities(network: nn.Module, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def probabilities(network: nn.Module, image: npt.NDArray[np.float32], rounds: int = 0) -> npt.NDArray[np.float32]:
     """``[C, D, H, W]`` of an image as stored, on the network's grid: the mean of what the network says of it and of its
-    left-right mirror (axis 0 runs left to right)."""
+    left-right mirror (axis 0 runs left to right), refined by ``rounds`` of a mixture on the image's intensities."""
     network = network.eval()
     x = torch.from_numpy(normalise(image))[None, None]
     straight, mirrored = network(x).float().softmax(1), network(x.flip(2)).float().softmax(1)
-    return np.asarray(((straight + mirrored.flip(2)) / 2)[0].numpy())
+    share = (straight + mirrored.flip(2)) / 2
+    return np.asarray(posterior(x, share.clamp_min(1e-8).log(), rounds)[0].numpy())
 
 
 def overlaps(share: npt.NDArray[np.float32], scan: Scan) -> dict[str, float]:

@@ -128,7 +128,7 @@ class RealScan:
         if any(n % multiple for n in shape):
             raise UserError(
                 f"real_scan: shape {shape} does not divide by {multiple}, which {len(self.channels)} levels of channels "
-                "need; choose another shape or fewer channels"
+                "and the mixture's blocks of 8 voxels need; choose another shape or fewer channels"
             )
         if self.patch and (
             len(self.patch) != 3 or any(p % multiple or not 0 < p <= n for p, n in zip(self.patch, shape, strict=True))
@@ -158,7 +158,7 @@ class RealScan:
         identity = self.identity(generators)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            run = Run.new(CellUNet(len(NAMES), self.channels, self.cell, self.rounds), self.schedule())
+            run = Run.new(CellUNet(len(NAMES), self.channels, self.cell), self.schedule())
         volumes, schedule = Volumes(generators, self.seed, self.workers), self.schedule()
 
         def volume(step: int) -> Volume:
@@ -204,13 +204,15 @@ class RealScan:
         from benchmarks.real_scan.images import load_scans
 
         scans = load_scans(shape, spacing)
-        found = {scan.name: probabilities(run.average, scan.image) for scan in scans}
+        found = {scan.name: probabilities(run.average, scan.image, self.rounds) for scan in scans}
+        alone = {scan.name: overlaps(probabilities(run.average, scan.image), scan) for scan in scans}
         pictures.save_scans(out / "real_scan.png", scans, {name: share.argmax(0) for name, share in found.items()})
         pictures.save_losses(out / "training.png", run.losses, run.seconds)
         _save_weights(out / WEIGHTS, run)
         return {
             "kind": "real_scan",
             "dice": {scan.name: overlaps(found[scan.name], scan) for scan in scans},
+            "dice_without_mixture": alone,
             "steps": run.step,
             "seconds": {"training": round(run.seconds, 1)},
             "loss": {"first": run.losses[:50], "last": run.losses[-50:]},

@@ -10,42 +10,30 @@ IEEE TMI 18:897; with a learnt prior in place of an atlas, Ashburner and Friston
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 8  # voxels along the edge of a block, which has one mean and spread of every class
 STRIDE = 2  # every second voxel along each axis is enough to find them
 EVERYWHERE = 0.02  # weight, in a block, of the class in the whole image: what a block lacks is known from there
 LEAST_SD = 0.03  # of the image's range 0 to 1
-WIDTH = 32
+TRUST = 1.0  # weight of the fit beside the prior
 
 
-class Mixture(nn.Module):
-    """Image ``[B, 1, D, H, W]`` and logits ``[B, classes, D, H, W]`` → better logits; D, H, W divide by ``BLOCK``.
+@torch.no_grad()
+def posterior(image: Tensor, logits: Tensor, rounds: int) -> Tensor:
+    """``[B, C, D, H, W]`` probabilities: the prior's ``logits`` times what the intensities say, by Bayes' rule.
 
     Class 0, whatever is outside, has no intensity of its own: it fits as well as the best other class everywhere.
-    How far fit is trusted beside the prior is learnt: a weight per class, and a small network on each voxel by itself.
 
     Args:
-        classes: how many.
-        rounds: of expectation maximisation.
+        image: ``[B, 1, D, H, W]``, 0 to 1; D, H, W divide by ``BLOCK``.
+        logits: ``[B, C, D, H, W]``.
+        rounds: of expectation maximisation; at 0 the prior itself comes back.
     """
-
-    def __init__(self, classes: int, rounds: int) -> None:
-        super().__init__()
-        self.rounds = rounds
-        self.trust = nn.Parameter(torch.full((1, classes, 1, 1, 1), 0.5))
-        self.hidden = nn.Conv3d(2 * classes, WIDTH, 1)
-        self.last = nn.Conv3d(WIDTH, classes, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias if self.last.bias is not None else self.trust)
-
-    def forward(self, image: Tensor, logits: Tensor) -> Tensor:
-        """See the class. No gradient passes through the rounds; it reaches the prior through the sum."""
-        fit = log_likelihood(image, logits, self.rounds)
-        prior = logits.log_softmax(1)
-        more = self.last(F.relu(self.hidden(torch.cat([prior, fit], 1)), inplace=True))
-        return prior + self.trust * fit + more
+    if not rounds:
+        return logits.float().softmax(1)
+    return (logits.float().log_softmax(1) + TRUST * log_likelihood(image, logits, rounds - 1)).softmax(1)
 
 
 @torch.no_grad()
@@ -58,8 +46,8 @@ def log_likelihood(image: Tensor, logits: Tensor, rounds: int) -> Tensor:
         rounds: of expectation maximisation; at 0 means and spreads are the prior's.
     """
     image, logits = image.float(), logits.float()
-    some = (..., *[slice(None, None, STRIDE)] * 3)
-    few, prior = image[some], logits[some].log_softmax(1)
+    few, prior = (v[:, :, ::STRIDE, ::STRIDE, ::STRIDE] for v in (image, logits))
+    prior = prior.log_softmax(1)
     share = prior.exp()
     for turn in range(rounds + 1):
         mean, variance = moments(few, share)

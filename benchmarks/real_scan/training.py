@@ -134,13 +134,9 @@ def train_step(run: Run, schedule: Schedule, image: torch.Tensor, target: torch.
     rate = schedule.rate(progress)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    rarity = RARITY * (1 - progress)
     with torch.autocast("cpu", torch.bfloat16):
         cells = run.network.cells(image[None, None])
-        refined = None if run.network.mixture is None else run.network.refined(image[None, None], cells)
-    loss = dice_cross_entropy(cells, target[None].long(), rarity)
-    if refined is not None:
-        loss = 0.5 * (loss + dice_cross_entropy(refined, target[None].long(), rarity))
+    loss = dice_cross_entropy(cells, target[None].long(), RARITY * (1 - progress))
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_NORM)

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from synth.errors import UserError
 from synth.sample import centred_affine
 
 SIZE_LIMITS = (0.8, 1.25)  # of a head against the label map it comes from, along a line
 
 
-def draw_pose(rng: np.random.Generator, deformation: str, flip: bool) -> dict[str, Any]:
-    """Rotation (degrees), stretch and shear (log-scale and share), shift (mm), mirror.
+@dataclass(frozen=True)
+class PoseRange:
+    """The largest rotation (degrees), stretch (share of the size), shear (share) and shift (mm) of a pose, each drawn
+    evenly between minus and plus that on every axis; None leaves one to the deformation."""
+
+    rotation: float | None = None
+    stretch: float | None = None
+    shear: float | None = None
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, highest in (("rotation", 180.0), ("stretch", 0.5), ("shear", 0.5), ("shift", 200.0)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= highest:
+                raise UserError(f"{name} is {value}; expected a number from 0 to {highest:g}")
+
+
+def draw_pose(rng: np.random.Generator, deformation: str, flip: bool, given: PoseRange = PoseRange()) -> dict[str, Any]:
+    """Rotation (degrees), stretch and shear (log-scale and share), shift (mm), mirror; within ``given`` where that says.
 
     ``strong`` is SynthSeg's: rotation ±15°, scale 0.8 to 1.2, shear ±0.012. ``mild`` keeps volumes: its stretches
-    multiply to 1.
+    multiply to 1, given ones too. ``none`` moves nothing that is not given, and mirrors nothing.
     """
-    if deformation == "none":
-        return {"rotation": [0.0] * 3, "stretch": [0.0] * 3, "shear": [0.0] * 3, "shift": [0.0] * 3, "flip": False}
     if deformation == "strong":
         rotation, stretch = rng.uniform(-15, 15, 3), np.log(rng.uniform(0.8, 1.2, 3))
         shear, shift = rng.uniform(-0.012, 0.012, 3), rng.uniform(-10, 10, 3)
-    else:
+    elif deformation == "mild":
         rotation, stretch = rng.normal(0, 3, 3), rng.normal(0, 0.015, 3)
-        stretch, shear, shift = stretch - stretch.mean(), np.zeros(3), rng.normal(0, 2.5, 3)
+        shear, shift = np.zeros(3), rng.normal(0, 2.5, 3)
+    else:
+        rotation, stretch, shear, shift = np.zeros((4, 3))
+        flip = False
+
+    def within(limit: float | None, drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return drawn if limit is None else rng.uniform(-limit, limit, 3)
+
+    rotation, shear, shift = within(given.rotation, rotation), within(given.shear, shear), within(given.shift, shift)
+    if given.stretch is not None:
+        stretch = np.log1p(within(given.stretch, stretch))
+    if deformation == "mild":
+        stretch = stretch - stretch.mean()
     pose = {"rotation": rotation, "stretch": stretch, "shear": shear, "shift": shift}
     drawn: dict[str, Any] = {name: [round(float(v), 4) for v in value] for name, value in pose.items()}
     return {**drawn, "flip": bool(flip and rng.random() < 0.5)}

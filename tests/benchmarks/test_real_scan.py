@@ -32,7 +32,7 @@ def generator() -> LabelMap:
 
 def fresh(seed: int = 0) -> training.Run:
     torch.manual_seed(seed)
-    return training.Run.new(network.CellUNet(len(classes.NAMES), (16, 32), rounds=2), SCHEDULE)
+    return training.Run.new(network.CellUNet(len(classes.NAMES), (16, 32)), SCHEDULE)
 
 
 def states_equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -146,7 +146,7 @@ def striped(dark: float, bright: float) -> tuple[torch.Tensor, torch.Tensor, tor
 def test_a_mixture_follows_the_image_where_the_prior_is_unsure_in_either_contrast(dark: float, bright: float) -> None:
     image, truth, logits = striped(dark, bright)
     logits[0, [1, 2], 8:10, 4:8, 4:8] = logits[0, [2, 1], 8:10, 4:8, 4:8]
-    found = (logits.log_softmax(1) + mixture.log_likelihood(image, logits, 6)).argmax(1)[0]
+    found = mixture.posterior(image, logits, 6).argmax(1)[0]
     assert (found == truth).float().mean() > 0.995
     assert (found == truth)[8:10, 4:8, 4:8].float().mean() > 0.95
 
@@ -160,17 +160,20 @@ def test_a_mixture_has_no_opinion_on_outside_and_stays_finite_where_a_class_is_a
     torch.testing.assert_close(fit[:, 0], torch.zeros_like(fit[:, 0]))
 
 
-def test_gradients_reach_the_network_and_the_mixture(generator: LabelMap) -> None:
-    torch.manual_seed(0)
-    net = network.CellUNet(len(classes.NAMES), (16, 32), rounds=2)
-    image, target = volumes.Volumes([generator], 0, workers=0)[0]
-    x = torch.from_numpy(image)[None, None]
-    loss = network.dice_cross_entropy(net.refined(x, net.cells(x)), torch.from_numpy(target)[None].long())
-    loss.backward()
-    assert net.mixture is not None
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
-    assert net.mixture.trust.grad is not None
-    assert net.mixture.trust.grad.abs().sum() > 0
+def test_no_rounds_leave_the_prior_as_it_is() -> None:
+    image, _, logits = striped(0.3, 0.6)
+    torch.testing.assert_close(mixture.posterior(image, logits, 0), logits.softmax(1))
+
+
+def test_norm_is_instance_normalisation_for_one_volume_and_for_several() -> None:
+    norm = network.Norm(3)
+    norm.weight.data, norm.bias.data = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.0, 1.0, -1.0])
+    x = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    expected = F.instance_norm(x, weight=norm.weight, bias=norm.bias)
+    slope = torch.autograd.grad(expected.square().sum(), x)[0]
+    for found in (norm(x), torch.cat([norm(x[:1]), norm(x[1:])])):
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found.square().sum(), x)[0], slope, atol=1e-5, rtol=1e-4)
 
 
 # training

@@ -238,3 +238,31 @@ def test_an_anatomy_of_another_person_takes_the_persons_volumes(real_anatomies: 
 def test_options_out_of_range_are_refused_by_name(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         LabelMap(**options)
+
+
+# pose
+
+
+@pytest.mark.parametrize("deformation", ["mild", "strong", "none"])
+def test_a_pose_stays_within_the_options_and_leaves_the_rest_to_the_deformation(deformation: str) -> None:
+    own, given = (
+        LabelMap(deformation=deformation, **options)  # type: ignore[arg-type]
+        for options in ({}, {"rotation": 2.0, "stretch": 0.05, "shift": 0.0})
+    )
+    poses = [given.draw(rng_for(0, i))["pose"] for i in range(200)]
+    rotation, stretch = (np.array([pose[name] for pose in poses]) for name in ("rotation", "stretch"))
+    assert 1.5 < np.abs(rotation).max() <= 2.0
+    if deformation == "mild":
+        np.testing.assert_allclose(stretch.sum(1), 0, atol=2e-4)
+    else:
+        assert 0.04 < stretch.max() <= np.log(1.05) + 1e-4
+        assert stretch.min() >= np.log(0.95) - 1e-4
+    assert all(pose["shift"] == [0.0] * 3 for pose in poses)
+    shears = [np.abs(one.draw(rng_for(0, i))["pose"]["shear"]).max() for one in (own, given) for i in range(20)]
+    assert (max(shears) > 0) == (deformation == "strong")
+
+
+@pytest.mark.parametrize(("option", "value"), [("rotation", -1.0), ("stretch", 0.6), ("shear", 2.0), ("shift", 999.0)])
+def test_a_pose_out_of_range_is_refused_by_name(option: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{option} is {value}; expected a number from 0 to"):
+        LabelMap(**{option: value})  # type: ignore[arg-type]
