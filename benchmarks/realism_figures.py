@@ -25,6 +25,7 @@ NAMES = {
     "inu_range": "bias-field range",
 }
 BRAIN_MM = 2.0  # of the side-by-side picture
+SAGITTAL = 0.68
 
 
 def ranges(rows: pd.DataFrame, real: pd.DataFrame, path: Path) -> None:
@@ -74,7 +75,8 @@ def real_scan(cohort: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float
 
 
 def side_by_side(sample: Sample, scan: tuple[npt.NDArray[np.float32], tuple[float, float, float]], path: Path) -> None:
-    """A synthetic volume above a real one, both at 2 mm, at the same window: 0 to 1.3 times white matter."""
+    """A synthetic volume above a real one, both at 2 mm, at the same window: 0 to 1.3 times white matter. The sagittal
+    slice is off the midline, so that no face has a profile."""
     from matplotlib.figure import Figure
     from scipy.ndimage import zoom
 
@@ -92,7 +94,7 @@ def side_by_side(sample: Sample, scan: tuple[npt.NDArray[np.float32], tuple[floa
         pictures.append((name, coarse / white_level(coarse)))
     sheet = Figure(figsize=(9, 6.4), facecolor="black", layout="constrained")
     for row, (name, image) in zip(sheet.subplots(2, 3), pictures, strict=True):
-        for axis, cut in zip(row, slices(image), strict=True):
+        for axis, cut in zip(row, slices(image, SAGITTAL), strict=True):
             axis.imshow(cut, cmap="gray", vmin=0, vmax=1.3)
             axis.axis("off")
         row[0].set_title(name, color="white", loc="left")

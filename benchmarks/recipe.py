@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from synth.errors import UserError, near
 from synth.generator import GeneratorSpec
-from synth.options import make_spec, parse_value
+from synth.options import make_spec, parse_value, read_yaml
 
 KINDS: dict[str, str] = {"real_scan": "benchmarks.real_scan.experiment:RealScan"}
 
@@ -30,7 +30,7 @@ def read_recipe(path: Path) -> Benchmark:
     Raises:
         UserError: no such file, not YAML, an unknown kind or name (the near ones are listed), a value of another type.
     """
-    values = _mapping(path)
+    values = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
     kind = values.pop("kind", None)
     if kind not in KINDS:
         given = "no kind" if kind is None else f"kind '{kind}'"
@@ -47,20 +47,6 @@ def read_recipe(path: Path) -> Benchmark:
         if field.name not in typed and field.default is MISSING and field.default_factory is MISSING:
             raise UserError(f"recipe '{path}' lacks '{field.name}', which {kind} needs")
     return typing.cast(Benchmark, cls(**typed))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"there is no recipe '{path}'; expected a YAML file such as benchmarks/recipes/real_scan.yaml")
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe '{path}' is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"recipe '{path}' holds {type(loaded).__name__}; expected kind: … and that kind's options")
-    return loaded
 
 
 def _typed(value: Any, hint: Any, name: str, folder: Path) -> Any:

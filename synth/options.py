@@ -98,23 +98,32 @@ def _generator_parameter(function: Function) -> str | None:
     return None
 
 
-def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The values of ``--config FILE``, flattened to option names."""
+def read_yaml(path: Path, name: str, expected: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; ``name`` is what errors call it, ``expected`` what they say it should hold.
+
+    Raises:
+        UserError: no such file, not YAML, or not a mapping.
+    """
     import yaml
 
+    if not path.is_file():
+        raise UserError(f"{name}: there is no such file; expected YAML that holds {expected}")
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{name} holds {type(loaded).__name__}; expected {expected}")
+    return loaded
+
+
+def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The values of ``--config FILE``, flattened to option names."""
     values: dict[str, Any] = {}
     for name, text in given:
         if name != "config":
             continue
-        path = Path(text)
-        if not path.is_file():
-            raise UserError(f"--config {text}: there is no such file; expected YAML with the command's option names")
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"--config {text} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict):
-            raise UserError(f"--config {text} holds {type(loaded).__name__}; expected option names with values")
+        loaded = read_yaml(Path(text), f"--config {text}", "the command's option names, with values")
         names = {p.name for p in _parameters(function)}
         for key, value in loaded.items():
             key = str(key).replace("-", "_")

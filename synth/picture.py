@@ -22,13 +22,14 @@ def label_colours(label: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32
     return colours[np.maximum(label, 0)]
 
 
-def slices(volume: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Middle axial, coronal and sagittal slices, turned so that up is superior (axial: anterior).
+def slices(volume: npt.NDArray[Any], sagittal: float = 0.56) -> list[npt.NDArray[Any]]:
+    """Middle axial and coronal slices and the one at the share ``sagittal`` of the width, turned so that up is superior
+    (axial: anterior).
 
     The person's right is on the right of the picture (neurological display): x runs left→right.
     """
     d, h, w = volume.shape[:3]
-    cuts = [volume[:, :, int(w * 0.55)], volume[:, h // 2], volume[int(d * 0.56)]]
+    cuts = [volume[:, :, int(w * 0.55)], volume[:, h // 2], volume[int(d * sagittal)]]
     return [np.flip(np.swapaxes(cut, 0, 1), axis=0) for cut in cuts]
 
 

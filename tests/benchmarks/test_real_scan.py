@@ -342,7 +342,7 @@ def test_a_bad_recipe_is_refused_in_one_sentence(text: str, run: Run, tmp_path: 
 
 def test_a_recipe_that_is_not_there_is_said_so(run: Run, tmp_path: Path) -> None:
     answer = run("benchmark", "run", tmp_path / "none.yaml", "--out", tmp_path / "out")
-    assert answer.code == 2 and "there is no recipe" in answer.err
+    assert answer.code == 2 and "there is no such file" in answer.err
 
 
 def test_the_whole_line_writes_dice_weights_and_pictures_and_then_has_nothing_to_do(run: Run, tmp_path: Path) -> None:

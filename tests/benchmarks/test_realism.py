@@ -55,6 +55,7 @@ def test_white_matter_is_found_in_the_histogram() -> None:
         (("--count", "0"), "--count is 0"),
         (("--cohort", "nowhere"), "holds no *_T1w.nii"),
         (("--out", "taken"), "'taken' is a file"),
+        (("--workers", "-1"), "--workers is -1"),
         (("--anatomies", "nowhere"), "there is no folder 'nowhere'"),
     ],
 )
