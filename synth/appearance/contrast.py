@@ -165,9 +165,9 @@ def draw_scanner(
     """
     own = rng if site is None else rng_for(0, 0, f"site:{site}")
     settings: dict[str, Any] = {
-        "contrast": own.uniform(0.8, 1.08),
+        "contrast": own.uniform(0.8, 1.05),
         "grey": own.normal(0, 2),
-        "fluid": own.normal(0, 2.5),
+        "fluid": own.normal(0, 2),
     }
     settings |= {name: own.uniform(*limits) for name, limits in ECHO.get(kind, {}).items()}
     settings["coarse"] = own.uniform(0.2, 0.7)  # share of the texture that is coarser than a voxel
