@@ -108,7 +108,7 @@ def prepare(job: Job) -> None:
     )
     step = "draw"
     try:
-        params = json.loads(json.dumps(generator.draw(rng_for(job.seed, 0))))
+        params = json.loads(json.dumps(generator.draw_at(0, rng_for(job.seed, 0))))
         step = "render"
         example = generator.render_batch([params])[0]
         if not isinstance(example, Sample):
@@ -168,7 +168,7 @@ def make_shard(out: str, shard: int, spec_json: str) -> tuple[int, str]:
         drawn = []
         for index in header.indices(shard):
             where = f"sample {index}"
-            drawn.append(json.loads(json.dumps(generator.draw(rng_for(header.seed, index)))))
+            drawn.append(json.loads(json.dumps(generator.draw_at(index, rng_for(header.seed, index)))))
         where = f"shard {shard}"
         write_shard(path, shard, drawn, _rendered(generator, drawn, header.indices(shard)))
     except _SampleError as error:

@@ -44,6 +44,11 @@ class Generator(ABC):
     def draw(self, rng: np.random.Generator) -> Params:
         """Every random decision of one volume as a small record that survives JSON (no arrays; keep seeds instead)."""
 
+    def draw_at(self, index: int, rng: np.random.Generator) -> Params:
+        """The record of sample ``index`` of a corpus; override where the number itself means something, such as the
+        index-th scan of a folder. Default: :meth:`draw`, for which all samples are alike."""
+        return self.draw(rng)
+
     @abstractmethod
     def render(self, params: Params) -> Sample:
         """The volume of one record: the same record gives the same bits, in any process and any order."""
