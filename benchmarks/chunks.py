@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from synth.corpus import write_atomically
+from synth.storage import write_atomically
 from synth.errors import UserError
 
 CHUNK = 20

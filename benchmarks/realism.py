@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks.chunks import resumed_rows, same_options
 from benchmarks.quality import METRICS, measure
 from synth.anatomy.labels import label_table
-from synth.corpus import write_atomically
+from synth.storage import write_atomically
 from synth.keys import rng_for
 from synth.labelmap import LabelMap
 from synth.sample import Sample

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks import figures
 from pretrain.weights import CONFIG, read_config
-from synth.corpus import Corpus, write_atomically
+from synth.corpus import Corpus
+from synth.storage import write_atomically
 from synth.errors import UserError
 from synth.sample import spacing_of
 

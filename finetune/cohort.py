@@ -70,7 +70,7 @@ def _from_corpus(corpus: Corpus) -> Cohort:
     table.index = [f"sample{index:06d}" for index in range(len(corpus))]
     table.index.name = "participant_id"
     scans: dict[str, Path | int] = {str(name): index for index, name in enumerate(table.index)}
-    return Cohort(corpus.path.name, _named(table), scans, corpus, [corpus.parent()], simulated=True)
+    return Cohort(corpus.name, _named(table), scans, corpus, [corpus.parent()], simulated=True)
 
 
 def _from_bids(folder: Path) -> Cohort:

@@ -20,7 +20,7 @@ from finetune.metrics import CLASSIFICATION, REGRESSION, gain, with_interval
 from finetune.prepare import Grid, prepare
 from finetune.splits import Split, folds, pick_labels, read_split, site_split, stratify
 from finetune.tasks import Task, participants_of
-from synth.corpus import write_atomically
+from synth.storage import write_atomically
 from synth.errors import UserError
 
 Floats = npt.NDArray[np.float64]

@@ -69,10 +69,10 @@ def _write_tables(corpus: Corpus, folder: Path, rows: list[dict[str, Any]]) -> N
     (folder / "participants.json").write_text(json.dumps(columns, indent=2))
     versions = corpus.header.versions
     description = {
-        "Name": f"{corpus.path.name} (synthetic)",
+        "Name": f"{corpus.name} (synthetic)",
         "BIDSVersion": "1.9.0",
         "DatasetType": "raw",
-        "License": "; ".join(corpus.group.attrs.get("licences", [])) or "not stated",  # type: ignore[arg-type]
+        "License": "; ".join(corpus.attributes.get("licences", [])) or "not stated",
         "GeneratedBy": [{"Name": "brainloom", "Version": versions.get("brainloom", "unknown")}],
         "SourceDatasets": [{"URL": f"corpus:{corpus.header.fingerprint[:16]}:seed={corpus.header.seed}"}],
     }

@@ -25,13 +25,14 @@ from unittest import mock
 
 import numpy as np
 
-from synth.corpus import SPATIAL, Corpus, checksum, verify
+from synth.corpus import SPATIAL, Corpus, as_stored, checksum
 from synth.engine import Job, generate
 from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec, Params, find_generator, restore_types
 from synth.keys import rng_for
 from synth.options import parse_value
 from synth.sample import Sample
+from synth.verify import verify
 
 RESERVED = ("image", "label", "affine", "records", "sample", "channel", "row", "column", *SPATIAL)
 """Names of a corpus's own arrays and axes: no covariate may have one of them."""
@@ -317,7 +318,7 @@ class GeneratorConformance:
             identities.append(corpus.identity())
             for index, params in enumerate(self.draws()):
                 sample = self.made.render(params)
-                image = sample.image.astype(corpus.header.recipe["dtype"])
+                image, _ = as_stored(sample.image, corpus.header.recipe["dtype"])
                 label = None if sample.label is None else sample.label.astype(np.int16)
                 assert checksum(image, label) == corpus.entry(index)["sha256"], (
                     f"sample {index} in the corpus is not what render gives outside of it"

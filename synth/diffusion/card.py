@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from synth.corpus import write_atomically
+from synth.storage import write_atomically
 from synth.diffusion.conditions import Condition
 from synth.diffusion.weights import DiffusionWeights
 from synth.keys import rng_for
