@@ -174,17 +174,19 @@ def _check_again(opened: object, index: int) -> int:
     return 0 if same else 1
 
 
-def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices: str | None = None) -> int:
-    """Write a corpus as a BIDS folder: participants.tsv and sub-*/anat/*_T1w.nii.gz with label maps beside.
+def export(
+    corpus: Path, /, out: Path, format: Literal["bids", "nifti-zarr"] = "bids", indices: str | None = None
+) -> int:
+    """Write a corpus as a BIDS folder (sub-*/anat/*_T1w.nii.gz, participants.tsv, label maps) or as NIfTI-Zarr.
 
     Args:
         corpus: folder of the corpus.
         out: folder to make.
-        format: bids.
+        format: bids, or nifti-zarr (one .nii.zarr a volume; needs the package nifti-zarr).
         indices: which volumes, as FIRST-LAST; all if not given.
     """
     from synth.corpus import Corpus
-    from synth.export import to_bids
+    from synth.export import write
     from synth.progress import progress_bar
 
     opened = Corpus(corpus)
@@ -195,7 +197,7 @@ def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices
             raise UserError(f"--indices is '{indices}'; expected FIRST-LAST within 0-{len(opened) - 1}")
         chosen = list(range(int(first), int(last) + 1))
     with progress_bar(f"export {corpus.name}") as progress:
-        to_bids(opened, out, chosen, progress)
+        write(opened, out, chosen, format, progress)
     print(f"{out}: {len(chosen)} participants")
     return 0
 
