@@ -24,6 +24,7 @@ from synth.provenance import (
     licences,
     notice,
     origin,
+    plain,
     restrictions,
     summary,
     uses_builtin,
@@ -108,8 +109,7 @@ def _name(corpus: Corpus) -> str:
 
 def _cell(value: object) -> str:
     """Text that can neither break a table nor become markup."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\|`*_\[\]<>])", r"\\\1", text)
+    return re.sub(r"([\\|`*_\[\]<>])", r"\\\1", plain(value))
 
 
 def _licence_id(licence: str) -> str | None:
@@ -173,7 +173,7 @@ def _parents(corpus: Corpus) -> str:
     for parent in found[:SHOWN]:
         kind, name, licence = (_cell(parent.get(key, "")) for key in ("kind", "name", "licence"))
         lines.append(
-            f"| {kind or 'source'} | {name} | {licence or 'not stated'} | {str(parent.get('sha256', ''))[:16]} |"
+            f"| {kind or 'source'} | {name} | {licence or 'not stated'} | {_cell(parent.get('sha256', ''))[:16]} |"
         )
     if len(found) > SHOWN:
         lines.append(f"\nand {len(found) - SHOWN} more, listed in the attribute `parents` of zarr.json.")

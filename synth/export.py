@@ -28,6 +28,7 @@ from synth.provenance import (
     licence_text,
     licences,
     origin,
+    plain,
     uses_builtin,
 )
 from synth.sample import Sample
@@ -202,7 +203,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _tsv(rows: list[list[object]]) -> str:
     """A BIDS table: no quoting, so no tab, line end or empty cell inside it."""
-    return "".join("\t".join(" ".join(str(cell).split()) or "n/a" for cell in row) + "\n" for row in rows)
+    return "".join("\t".join(plain(cell) or "n/a" for cell in row) + "\n" for row in rows)
 
 
 def _write_table(corpus: Corpus, folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -213,7 +214,7 @@ def _write_table(corpus: Corpus, folder: Path, rows: list[dict[str, Any]]) -> No
     columns: dict[str, Any] = {}
     for name in names[1:]:
         columns[name] = described(name, corpus)
-        words = sorted({" ".join(row[name].split()) for row in rows if isinstance(row.get(name), str)})
+        words = sorted({plain(row[name]) for row in rows if isinstance(row.get(name), str)} - {""})
         if 0 < len(words) <= MOST_LEVELS:
             columns[name]["Levels"] = {word: LEVELS.get(name, {}).get(word, word) for word in words}
     _write_json(folder / "participants.json", columns)
@@ -252,7 +253,9 @@ def _write_label_names(corpus: Corpus, folder: Path) -> None:
     try:
         rows = sorted((int(number), name) for number, name in corpus.header.labels.items())
     except ValueError as error:
-        raise UserError(f"'{corpus.path}' has a label that is no whole number ({error}); make the corpus again") from error
+        raise UserError(
+            f"'{corpus.path}' has a label that is no whole number ({error}); make the corpus again"
+        ) from error
     (folder / "dseg.tsv").write_text(_tsv([["index", "name"], *([number, name] for number, name in rows)]))
 
 

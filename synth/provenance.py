@@ -31,6 +31,11 @@ SHOWN = 20  # parents and words in a table; a folder of label maps may have thou
 UNSTATED = ("", "none named", "not stated", "unknown")
 
 
+def plain(text: object) -> str:
+    """Text on one line without tabs or control characters, for tables and cards."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+
+
 def class_name(corpus: Corpus) -> str:
     """The generator's class without its module: ``LabelMap``."""
     return re.split(r"[.:]", str(corpus.header.recipe["generator"]["class_path"]))[-1]
@@ -52,7 +57,7 @@ def licences(corpus: Corpus) -> dict[str, int]:
     """Licence → number of things under it that the corpus derives from, all generations; sorted by name."""
     found: dict[str, int] = {}
     for parent in ancestors(corpus.header.parents):
-        licence = " ".join(str(parent.get("licence") or "not stated").split())
+        licence = plain(parent.get("licence") or "") or "not stated"
         found[licence] = found.get(licence, 0) + 1
     return dict(sorted(found.items()))
 
