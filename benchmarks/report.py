@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks import figures
 from pretrain.weights import CONFIG, read_config
 from synth.corpus import Corpus
-from synth.storage import write_atomically
 from synth.errors import UserError
 from synth.sample import spacing_of
+from synth.storage import write_atomically
 
 METRICS = {
     "roc_auc": "ROC-AUC",

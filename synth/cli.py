@@ -185,7 +185,9 @@ def repair(corpus: Path, /, workers: int | None = None) -> int:
     if _tell_failures(outcome):
         return 1
     mended = [f"{outcome.made} shard(s)"] * bool(outcome.made) + [w.split(" ")[0] + " metadata" for w in wrong]
-    print(f"{corpus}: {'mended ' + ', '.join(mended) if mended else 'metadata, cards and covariates are as they should be'}")
+    print(
+        f"{corpus}: {'mended ' + ', '.join(mended) if mended else 'metadata, cards and covariates are as they should be'}"
+    )
     return 0
 
 
@@ -234,17 +236,19 @@ def _check_again(opened: object, index: int) -> int:
     return 0 if same else 1
 
 
-def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices: str | None = None) -> int:
-    """Write a corpus as a BIDS folder: participants.tsv and sub-*/anat/*_T1w.nii.gz with label maps beside.
+def export(
+    corpus: Path, /, out: Path, format: Literal["bids", "nifti-zarr"] = "bids", indices: str | None = None
+) -> int:
+    """Write a corpus as a BIDS folder (sub-*/anat/*_T1w.nii.gz, participants.tsv, label maps) or as NIfTI-Zarr.
 
     Args:
         corpus: folder of the corpus.
         out: folder to make.
-        format: bids.
+        format: bids, or nifti-zarr (one .nii.zarr a volume; needs the package nifti-zarr).
         indices: which volumes, as FIRST-LAST; all if not given.
     """
     from synth.corpus import Corpus
-    from synth.export import to_bids
+    from synth.export import write
     from synth.progress import progress_bar
 
     opened = Corpus(corpus)
@@ -255,7 +259,7 @@ def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices
             raise UserError(f"--indices is '{indices}'; expected FIRST-LAST within 0-{len(opened) - 1}")
         chosen = list(range(int(first), int(last) + 1))
     with progress_bar(f"export {corpus.name}") as progress:
-        to_bids(opened, out, chosen, progress)
+        write(opened, out, chosen, format, progress)
     print(f"{out}: {len(chosen)} participants")
     return 0
 

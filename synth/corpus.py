@@ -212,7 +212,9 @@ class Corpus:
             if attributes["format"] != FORMAT:
                 raise ValueError(attributes["format"])
         except FileNotFoundError as error:
-            raise UserError(f"there is no corpus '{path}'; expected a folder made by brainloom synth generate") from error
+            raise UserError(
+                f"there is no corpus '{path}'; expected a folder made by brainloom synth generate"
+            ) from error
         except (KeyError, TypeError, ValueError, NotADirectoryError) as error:
             raise UserError(
                 f"'{path}' is not a brainloom corpus; expected a folder made by brainloom synth generate"
@@ -288,7 +290,7 @@ class Corpus:
             try:
                 record: dict[str, Any] = json.loads(self.storage.read(name))
                 if name == part_name(shard) or len(record["samples"]) == len(self.header.indices(shard)):
-                    record["samples"][0]["index"]  # noqa: B018  (raises where there is none)
+                    record["samples"][0]["index"]
                     return record
             except FileNotFoundError:
                 continue

@@ -84,9 +84,7 @@ def _sentence(failure: dict[str, Any]) -> str:
     return " ".join(f"sample {failure['index']}: {failure['error']} (params {shown})".split())
 
 
-def _add(
-    writer: ShardWriter, generator: Generator, header: Header, indices: list[int]
-) -> Iterator[dict[str, Any]]:
+def _add(writer: ShardWriter, generator: Generator, header: Header, indices: list[int]) -> Iterator[dict[str, Any]]:
     """Draw, render and encode samples; yields those that failed. One volume is held at a time, unless the generator
     renders batches."""
     drawn: dict[int, Params] = {}
@@ -110,9 +108,7 @@ def _failure(index: int, params: Params | None, error: Exception) -> dict[str, A
     return {"index": index, "params": params, "error": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
-def _rendered(
-    generator: Generator, drawn: dict[int, Params]
-) -> Iterator[tuple[int, Params, Sample | Exception]]:
+def _rendered(generator: Generator, drawn: dict[int, Params]) -> Iterator[tuple[int, Params, Sample | Exception]]:
     """Every sample, or what rendering it raised. When a batch fails, the one to blame is found one at a time."""
     batched = type(generator).render_batch is not Generator.render_batch
     if batched:

@@ -108,7 +108,9 @@ def create(place: Path | str, header: Header, example: Sample) -> None:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"cannot write corpus '{place}' ({error.strerror or error}); choose a place you may write") from error
+        raise UserError(
+            f"cannot write corpus '{place}' ({error.strerror or error}); choose a place you may write"
+        ) from error
 
 
 def _write_all(storage: Storage, files: Mapping[str, bytes]) -> None:
@@ -142,7 +144,9 @@ class ShardWriter:
                 if checksum(*arrays) == entry["sha256"]:
                     place = index - self.shard * self.header.shard_size
                     encoded = {name: corpus.readers[name].chunks(index) for name in self.header.layouts}
-                    self._take(place, dict(entry), {name: [c or b"" for c in chunks] for name, chunks in encoded.items()})
+                    self._take(
+                        place, dict(entry), {name: [c or b"" for c in chunks] for name, chunks in encoded.items()}
+                    )
 
     def add(self, index: int, params: Mapping[str, Any], sample: Sample) -> None:
         """Encode one sample.
@@ -235,14 +239,23 @@ def finish(place: Path | str) -> None:
     store = zarr.storage.MemoryStore()
     attributes = {**corpus.attributes, "affine": columns.common_affine, "complete": True}
     files = metadata(corpus.header, attributes)
-    header = files.pop(HEADER)
+    header = {HEADER: files.pop(HEADER)}
     for name, data in files.items():
         store._store_dict[name] = zarr.core.buffer.cpu.Buffer.from_bytes(data)
+    header |= cards(corpus)
     columns.write(zarr.open_group(store, mode="r+"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is not in the v3 text yet; xarray and zarr read it
         zarr.consolidate_metadata(store)
-    _seal(corpus.storage, {HEADER: header, **_files(store)}, columns.identity.hexdigest())
+    _seal(corpus.storage, {**header, **_files(store)}, columns.identity.hexdigest())
+
+
+def cards(corpus: Corpus) -> dict[str, bytes]:
+    """File name → bytes of what says, to people and to programs, what the corpus is."""
+    from synth.card import card_text, croissant
+
+    found = json.dumps(croissant(corpus), indent=1, ensure_ascii=False)
+    return {"README.md": card_text(corpus).encode(), "croissant.json": found.encode()}
 
 
 def _seal(storage: Storage, files: Mapping[str, bytes], identity: str) -> None:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synth.corpus import Corpus
-from synth.storage import write_atomically
 from synth.diffusion import networks
 from synth.diffusion.card import write_card, write_picture
 from synth.diffusion.checkpoint import Keeper, Stage, write_whole
@@ -40,6 +39,7 @@ from synth.diffusion.weights import (
 from synth.errors import UserError, near
 from synth.keys import rng_for
 from synth.progress import progress_bar
+from synth.storage import write_atomically
 from synth.versions import versions
 
 MARK, CHECKPOINT = "training.json", "checkpoint.pt"

@@ -101,7 +101,15 @@ def edit_an_attribute(path: Path, rng: np.random.Generator) -> str:
     return f"{name} of {file.relative_to(path)} edited"
 
 
-DAMAGES = [flip_a_byte, flip_a_byte, truncate_a_shard, delete_a_file, swap_two_shards, swap_two_records, edit_an_attribute]
+DAMAGES = [
+    flip_a_byte,
+    flip_a_byte,
+    truncate_a_shard,
+    delete_a_file,
+    swap_two_shards,
+    swap_two_records,
+    edit_an_attribute,
+]
 
 
 def test_of_two_hundred_random_damages_all_are_found(made: Path, tmp_path: Path) -> None:

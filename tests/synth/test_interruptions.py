@@ -140,7 +140,9 @@ def test_two_runs_that_begin_together_make_one_corpus(
     words = ["synth", "generate", "--generator", "onions.Onion", "--generator.shape", "24,24,24", "--count", "60"]
     words += ["--out", str(tmp_path / "onion.zarr"), "--workers", "0", "--shard-size", "4"]
     runs = [
-        subprocess.Popen([*brainloom_command, *words], env=in_subprocess(str(PLUGIN)), stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*brainloom_command, *words], env=in_subprocess(str(PLUGIN)), stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     ended = sorted((run.communicate()[1], run.returncode) for run in runs)
@@ -175,7 +177,9 @@ def test_a_full_disk_stops_the_run_in_one_sentence_and_the_next_one_goes_on(smal
     assert run("synth", "verify", small_disk / "plain.zarr").code == 0
 
 
-def test_a_full_disk_under_ray_stops_the_run_too(tmp_path: Path, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_ray_stops_the_run_too(
+    tmp_path: Path, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: LocalStorage, name: str, parts: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -278,7 +282,9 @@ def test_ctrl_c_stops_ray_and_keeps_what_was_finished(
     assert list(tmp_path.glob("onion.zarr/records/*.json"))
 
 
-def test_workers_with_graphics_cards_are_actors(tmp_path: Path, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_with_graphics_cards_are_actors(
+    tmp_path: Path, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from synth import pool
 
     asked: list[float] = []
