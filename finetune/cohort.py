@@ -7,25 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synth.bids import SIMULATED_PARENT, data_set_name, read_participants, with_our_names
 from synth.corpus import Corpus
 from synth.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMN_NAMES = {  # what cohorts call the columns, in the order they are looked for
-    "age": ("age", "Age", "AGE", "age_at_scan"),
-    "sex": ("sex", "Sex", "gender", "M/F"),
-    "diagnosis": ("diagnosis", "group", "Group", "dx", "DX", "DX_bl"),
-    "site": ("site", "Site", "center", "scanner_site"),
-}
-DIAGNOSIS_WORDS = {
-    "CN": ("cn", "nc", "hc", "control", "controls", "healthy", "nondemented", "healthy control"),
-    "MCI": ("mci", "emci", "lmci", "smci", "pmci"),
-    "AD": ("ad", "alzheimer", "alzheimers", "alzheimer's disease", "dementia", "demented"),
-    "PD": ("pd", "parkinson", "parkinsons", "parkinson's disease"),
-}
-SIMULATED_PARENT = Path("derivatives") / "brainloom" / "corpus.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,40 +57,21 @@ def _from_corpus(corpus: Corpus) -> Cohort:
     table.index = [f"sample{index:06d}" for index in range(len(corpus))]
     table.index.name = "participant_id"
     scans: dict[str, Path | int] = {str(name): index for index, name in enumerate(table.index)}
-    return Cohort(corpus.path.name, _named(table), scans, corpus, [corpus.parent()], simulated=True)
+    return Cohort(corpus.path.name, with_our_names(table), scans, corpus, [corpus.parent()], simulated=True)
 
 
 def _from_bids(folder: Path) -> Cohort:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(folder / "participants.tsv", sep="\t", na_values=["n/a"], dtype={"participant_id": str})
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"'{folder / 'participants.tsv'}' is not a table ({error}); expected tab-separated values"
-        ) from error
-    if "participant_id" not in table.columns:
-        raise UserError(
-            f"'{folder / 'participants.tsv'}' has no column participant_id; it has {', '.join(table.columns)}"
-        )
-    repeated = table["participant_id"][table["participant_id"].duplicated()].tolist()
-    if repeated:
-        raise UserError(
-            f"participants.tsv of '{folder}' lists {repeated[0]} more than once; expected one row a participant"
-        )
-    table = table.set_index("participant_id")
+    table = read_participants(folder)
     scans = {name: _scan(folder, name) for name in table.index}
     parents, simulated = [], False
     if (folder / SIMULATED_PARENT).is_file():
         parents, simulated = [json.loads((folder / SIMULATED_PARENT).read_text())], True
-    return Cohort(_bids_name(folder), _named(table), dict(scans), None, parents, simulated)
+    return Cohort(data_set_name(folder), with_our_names(table), dict(scans), None, parents, simulated)
 
 
 def _scan(folder: Path, participant: str) -> Path:
     """The participant's first T1w scan; sessions and runs in name order."""
     own = folder / participant
-    if Path(participant).name != participant or not participant.startswith("sub-"):
-        raise UserError(f"participants.tsv of '{folder}' holds '{participant}'; expected names such as sub-01")
     found = sorted(path for path in own.rglob("*_T1w.nii*") if path.parent.name == "anat")
     if not found:
         raise UserError(
@@ -111,28 +79,6 @@ def _scan(folder: Path, participant: str) -> Path:
             "or leave the row out of participants.tsv"
         )
     return found[0]
-
-
-def _bids_name(folder: Path) -> str:
-    path = folder / "dataset_description.json"
-    try:
-        return str(json.loads(path.read_text())["Name"])
-    except (OSError, ValueError, KeyError):
-        return folder.resolve().name
-
-
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """Our column names and diagnosis words beside the source's own."""
-    table = table.copy()
-    for ours, theirs in COLUMN_NAMES.items():
-        for name in theirs:
-            if name in table.columns:
-                table[ours] = table[name]
-                break
-    if "diagnosis" in table.columns:
-        words = {word: ours for ours, known in DIAGNOSIS_WORDS.items() for word in known}
-        table["diagnosis"] = [words.get(str(value).strip().lower(), value) for value in table["diagnosis"]]
-    return table
 
 
 def refuse_leak(cohort: Cohort, weights_corpus: dict[str, Any], weights: str) -> None:
