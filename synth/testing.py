@@ -25,16 +25,14 @@ from unittest import mock
 
 import numpy as np
 
-from synth.corpus import SPATIAL, Corpus, checksum, verify
+from synth.corpus import Corpus, checksum, verify
+from synth.covariates import RESERVED
 from synth.engine import Job, generate
 from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec, Params, find_generator, restore_types
 from synth.keys import rng_for
 from synth.options import parse_value
 from synth.sample import Sample
-
-RESERVED = ("image", "label", "affine", "records", "sample", "channel", "row", "column", *SPATIAL)
-"""Names of a corpus's own arrays and axes: no covariate may have one of them."""
 
 
 def difference(one: Sample, other: Sample) -> str:
