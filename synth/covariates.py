@@ -23,8 +23,8 @@ def covariate_name(column: str, taken: Iterable[str] = ()) -> str:
     """An identifier like ``column``: none of the corpus's own names, and none that is ``taken``, capitals aside (some
     file systems tell no difference)."""
     text = unicodedata.normalize("NFKC", column)
-    text = "".join(letter if f"a{letter}".isidentifier() else "_" for letter in text).strip("_") or "column"
-    text = text if text.isidentifier() else f"column_{text}"
+    text = "".join(letter if f"a{letter}".isidentifier() else "_" for letter in text).strip("_") or "covariate"
+    text = text if text.isidentifier() else f"covariate_{text}"
     text = text[:LONGEST_NAME]
     used = {name.casefold() for name in (*RESERVED, *taken)}
     name, number = text, 2

@@ -54,11 +54,12 @@ def brain_mask(image: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], 
     try:
         with _one_at_a_time, repeatable():
             _, found, _ = _extraction().run(scan)
-    except (AssertionError, ValueError, IndexError) as error:  # how deepbet says that its first look found no brain
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (AssertionError, ValueError, IndexError, RuntimeError) as error:  # its ways to say that it found no brain
+        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{PACKAGE} finds no brain in scan '{path}'; leave the scan out, or import without strip"
+            f"{PACKAGE} finds no brain in scan '{path}' ({reason}); leave the scan out, or import without strip"
         ) from error
     mask = np.asarray(found.dataobj) > 0
     volume = float(mask.sum() * abs(np.linalg.det(affine[:3, :3]))) / 1000
