@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synth.anatomy.source import sha256_of
 from synth.bids import SIMULATED_PARENT, data_set_name, read_participants, with_our_names
 from synth.corpus import Corpus
 from synth.errors import UserError
@@ -53,11 +54,27 @@ def load_cohort(folder: Path) -> Cohort:
 
 
 def _from_corpus(corpus: Corpus) -> Cohort:
+    """Samples as participants; of a corpus of scans its participants, each with the first of their scans."""
     table = corpus.covariates()
     table.index = [f"sample{index:06d}" for index in range(len(corpus))]
+    if "participant_id" in table.columns:  # else two sessions of somebody could be on both sides of a split
+        names = table.pop("participant_id")
+        table.index = names.where(names.notna(), table.index.to_series()).tolist()
     table.index.name = "participant_id"
-    scans: dict[str, Path | int] = {str(name): index for index, name in enumerate(table.index)}
-    return Cohort(corpus.path.name, with_our_names(table), scans, corpus, [corpus.parent()], simulated=True)
+    scans: dict[str, Path | int] = {}
+    for index, name in enumerate(table.index):
+        scans.setdefault(str(name), index)
+    table = table[~table.index.duplicated()]
+    parent = corpus.parent()
+    kinds = {above.get("kind") for above in parent["parents"]}
+    return Cohort(
+        corpus.path.name,
+        with_our_names(table),
+        scans,
+        corpus,
+        [parent],
+        simulated="scan" not in kinds or "corpus" in kinds,
+    )
 
 
 def _from_bids(folder: Path) -> Cohort:
@@ -84,21 +101,25 @@ def _scan(folder: Path, participant: str) -> Path:
 def refuse_leak(cohort: Cohort, weights_corpus: dict[str, Any], weights: str) -> None:
     """Raise UserError when weights were made from people, or simulated draws, that the cohort holds.
 
-    Shared are: the very corpus; draws of one generator under one seed; label maps of the same people; the cohort a
-    generator was trained on. The built-in template is nobody's anatomy and may be shared.
+    Shared are: the very corpus; draws of one generator under one seed; label maps of the same people, or scans; the
+    cohort a generator was trained on. The built-in template is nobody's anatomy and may be shared.
     """
     for parent in cohort.parents:
         if parent.get("identity") == weights_corpus.get("identity"):
             raise UserError(
                 f"weights '{weights}' were pre-trained on this very cohort ({parent.get('name')}); use another"
             )
-        same_class = _class_of(parent) == _class_of(weights_corpus)
+        same_class = _class_of(parent) == _class_of(weights_corpus) and not _is_of_scans(parent)
         if same_class and parent.get("seed") == weights_corpus.get("seed"):
             raise UserError(
                 f"weights '{weights}' and the cohort were both drawn by {_class_of(parent)} with seed "
                 f"{parent.get('seed')}: the same people; generate the cohort with another --seed"
             )
-    shared = _people(weights_corpus) & {key for parent in cohort.parents for key in _people(parent)}
+    seen = _people(weights_corpus)
+    held = {key for parent in cohort.parents for key in _people(parent)}
+    if _people(weights_corpus, ("scan",)):  # only then is it worth reading the cohort's files
+        held |= {sha256_of(scan) for scan in cohort.scans.values() if isinstance(scan, Path)}
+    shared = seen & held
     if shared:
         raise UserError(
             f"weights '{weights}' and the cohort derive from the same {len(shared)} label map(s) or scans; "
@@ -110,11 +131,16 @@ def _class_of(parent: dict[str, Any]) -> str:
     return str(parent.get("recipe", {}).get("generator", {}).get("class_path"))
 
 
-def _people(parent: dict[str, Any]) -> set[str]:
+def _is_of_scans(parent: dict[str, Any]) -> bool:
+    """Whether a corpus was made of scans, of which no seed says who is in them."""
+    return any(above.get("kind") == "scan" for above in parent.get("parents", []))
+
+
+def _people(parent: dict[str, Any], kinds: tuple[str, ...] = ("label map", "scan")) -> set[str]:
     """Checksums of every label map or scan of a person among a record's parents, all generations."""
     found = set()
     for above in parent.get("parents", []):
-        if above.get("kind") in ("label map", "scan") and above.get("sha256"):
+        if above.get("kind") in kinds and above.get("sha256"):
             found.add(str(above["sha256"]))
-        found |= _people(above)
+        found |= _people(above, kinds)
     return found

@@ -95,7 +95,13 @@ class Scans(Generator):
             row = dict(self._people.get(who["participant_id"], {}))
             visit = visits.get((who["participant_id"], who.get("session", "")), {})
             rows.append({**row, **{key: value for key, value in visit.items() if value == value}, **who})
-        return covariates_of(pd.DataFrame(rows), ("participant_id", "session", *COLUMN_NAMES))
+        table = pd.DataFrame(rows)
+        for column in table.columns:
+            if column == "age" or str(column).startswith(
+                "volume_"
+            ):  # what learns from them takes numbers only: no "89+"
+                table[column] = pd.to_numeric(table[column], errors="coerce")
+        return covariates_of(table, ("participant_id", "session", *COLUMN_NAMES))
 
     def _read_people(self) -> dict[str, dict[Any, Any]]:
         """participant_id → columns of participants.tsv; empty without one."""
