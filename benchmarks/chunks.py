@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from synth.corpus import write_atomically
 from synth.errors import UserError
+from synth.storage import write_atomically
 
 CHUNK = 20
 

@@ -66,7 +66,7 @@ def demo(
         print(f"nothing to do, all of it is there; report: {(out / 'report.html').resolve()}")
         return 0
     from benchmarks.report import Story, write_report
-    from synth.corpus import write_atomically
+    from synth.storage import write_atomically
 
     clock = Clock(out / "timings.json")
     corpora = _corpora(out, chosen, workers, clock)
@@ -90,7 +90,7 @@ class Clock:
 
     def time(self, stage: str, work: Callable[[], bool]) -> None:
         """Run ``work``, which says whether it made anything; if so its seconds are kept."""
-        from synth.corpus import write_atomically
+        from synth.storage import write_atomically
 
         started = time.perf_counter()
         if work() or stage not in self.seconds:

@@ -20,9 +20,9 @@ import pandas as pd
 from benchmarks.chunks import resumed_rows, same_options
 from synth.anatomy.labels import label_table
 from synth.anatomy.people import DIAGNOSES, SEVERITY_SD, STAGE_MIX, Person, effects
-from synth.corpus import write_atomically
 from synth.keys import new_seed, rng_for
 from synth.labelmap import LabelMap, wanted_changes
+from synth.storage import write_atomically
 
 CLOSE = {  # largest error of a volume that counts as realised
     **dict.fromkeys(("hippocampus", "amygdala", "putamen", "thalamus"), 0.05),

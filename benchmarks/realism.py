@@ -16,10 +16,10 @@ import pandas as pd
 from benchmarks.chunks import resumed_rows, same_options
 from benchmarks.quality import METRICS, measure
 from synth.anatomy.labels import label_table
-from synth.corpus import write_atomically
 from synth.keys import rng_for
 from synth.labelmap import LabelMap
 from synth.sample import Sample
+from synth.storage import write_atomically
 
 TO_REACH = 0.85  # share of volumes inside the real 5–95 % range, for every metric
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from benchmarks import figures
 from pretrain.weights import CONFIG, read_config
-from synth.corpus import Corpus, write_atomically
+from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.sample import spacing_of
+from synth.storage import write_atomically
 
 METRICS = {
     "roc_auc": "ROC-AUC",

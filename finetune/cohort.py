@@ -68,7 +68,7 @@ def _from_corpus(corpus: Corpus) -> Cohort:
     parent = corpus.parent()
     kinds = {above.get("kind") for above in parent["parents"]}
     return Cohort(
-        corpus.path.name,
+        corpus.name,
         with_our_names(table),
         scans,
         corpus,

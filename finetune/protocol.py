@@ -20,8 +20,8 @@ from finetune.metrics import CLASSIFICATION, REGRESSION, gain, with_interval
 from finetune.prepare import Grid, prepare
 from finetune.splits import Split, folds, pick_labels, read_split, site_split, stratify
 from finetune.tasks import Task, participants_of
-from synth.corpus import write_atomically
 from synth.errors import UserError
+from synth.storage import write_atomically
 
 Floats = npt.NDArray[np.float64]
 Mode = Literal["frozen", "full"]

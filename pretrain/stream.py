@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,24 +38,13 @@ class Reader:
 
     def __init__(self, corpus: Corpus, cache_bytes: int = CACHE_BYTES) -> None:
         self.corpus = corpus
-        self._array = cast(Any, corpus.group["image"])
         self._pid = os.getpid()
-        fits = self._array.nbytes <= cache_bytes
-        self._cache: npt.NDArray[Any] | None = np.empty(self._array.shape, self._array.dtype) if fits else None
-        self._cached = np.zeros(corpus.header.shards, bool)
 
     def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Images ``[B, C, D, H, W]`` as float32. Raises RuntimeError in a forked process, where zarr could hang."""
         if os.getpid() != self._pid:
             raise RuntimeError("a Stream was carried into a forked process; make it there, or start workers with spawn")
-        if self._cache is None:
-            return np.stack([np.asarray(self._array[int(i)]) for i in indices]).astype(np.float32)
-        for shard in np.unique(indices // self.corpus.header.shard_size):
-            if not self._cached[shard]:
-                span = self.corpus.header.indices(int(shard))
-                self._cache[span.start : span.stop] = self._array[span.start : span.stop]
-                self._cached[shard] = True
-        return self._cache[indices].astype(np.float32)
+        return np.stack([self.corpus.image(int(i)) for i in indices]).astype(np.float32)
 
 
 class Stream:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
+
+if TYPE_CHECKING:
+    from synth.engine import Outcome
 
 DEFAULT = GeneratorSpec("LabelMap")
 
@@ -20,45 +23,71 @@ def generate(
     seed: int = 0,
     workers: int | None = None,
     shard_size: int = 16,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    codec: Literal["zstd", "none"] = "zstd",
+    chunk: int = 0,
+    append: bool = False,
     address: str | None = None,
+    gpus_per_worker: float = 0.0,
+    dashboard: bool = False,
 ) -> int:
     """Make a corpus of synthetic volumes, or go on with one that was interrupted.
 
     Sample i depends on (recipe, seed, i) alone: not on workers, shard size or machine load.
 
     Args:
-        out: folder of the corpus to make (NAME.zarr).
+        out: folder of the corpus to make (NAME.zarr), or a URL such as s3://bucket/NAME.zarr.
         count: number of volumes.
         generator: LabelMap, Diffusion, an installed plug-in's name, or module.Class.
         seed: another seed is another corpus.
         workers: Ray workers, one per core if not given; 0 works in this process without Ray.
         shard_size: volumes per shard, the unit of work and of writing.
-        dtype: how image voxels are stored.
-        address: a running Ray cluster to join.
+        dtype: how image voxels are stored; uint8 keeps a scale and an offset per volume.
+        codec: of image voxels; none is larger and read faster.
+        chunk: voxels along each axis of the blocks that a random crop reads; 0 keeps whole volumes together.
+        append: let a smaller corpus of the same recipe grow to --count; what it holds stays as it is.
+        address: a running Ray cluster to join (auto, or ray://HOST:PORT).
+        gpus_per_worker: GPUs, or a share of one, that each worker has to itself.
+        dashboard: serve Ray's dashboard on this machine (loopback only).
     """
-    import os
-
     from synth.engine import Job
     from synth.engine import generate as run
+    from synth.pool import Workers
     from synth.progress import progress_bar
 
-    if workers is not None and workers < 0:
-        raise UserError(f"--workers is {workers}; expected 0 or more")
-    job = Job(generator, count, seed, out, shard_size, dtype)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    job = Job(generator, count, seed, out, shard_size, dtype, codec, chunk, append)
+    team = Workers(_worker_count(workers, address), address, gpus_per_worker, dashboard)
     with progress_bar(f"generate {out.name}") as progress:
-        outcome = run(job, cores if workers is None else workers, address, progress)
-    for problem in outcome.failed.values():
-        print(f"brainloom: failed: {problem}", file=sys.stderr)
-    if outcome.failed:
-        print(
-            f"{len(outcome.failed)} shard(s) failed; the others are kept, the same command tries them again",
-            file=sys.stderr,
-        )
+        outcome = run(job, team, progress=progress)
+    if _tell_failures(outcome):
         return 1
     print(f"{out}: {count} volumes, {outcome.made} shard(s) made now in {outcome.seconds:.1f} s")
     return 0
+
+
+def _worker_count(workers: int | None, address: str | None) -> int | None:
+    """Ray workers: those asked for, else one a core of this machine, else (on a cluster) all there are."""
+    import os
+
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers is {workers}; expected 0 or more")
+    if workers is not None or address is not None:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tell_failures(outcome: Outcome) -> bool:
+    """Print what went wrong in a run, if anything did."""
+    for problem in outcome.failed.values():
+        print(f"brainloom: failed: {problem}", file=sys.stderr)
+    if outcome.stopped:
+        print(f"brainloom: stopped: {outcome.stopped}; mend that and run the same command again", file=sys.stderr)
+    elif outcome.failed:
+        print(
+            f"{len(outcome.failed)} failed, see above; the others are kept, the same command tries these again",
+            file=sys.stderr,
+        )
+    return bool(outcome.failed or outcome.stopped)
 
 
 def inspect(corpus: Path, /, png: Path | None = None, rows: int = 6) -> int:
@@ -105,27 +134,60 @@ def _summary(name: str, values: object) -> str:
     return f"{name}: " + ", ".join(f"{word} {n}" for word, n in counts.head(8).items())
 
 
-def verify(corpus: Path, /) -> int:
-    """Check every voxel and covariate of a corpus against its records; exit code 1 if any differs.
+def verify(corpus: Path, /, same_as: Path | None = None) -> int:
+    """Check every bit of a corpus against its records and its seal; exit code 1 if any differs.
 
     Args:
         corpus: folder of the corpus.
+        same_as: another corpus; whether both hold the same samples is told instead.
     """
     from synth.corpus import Corpus
-    from synth.corpus import verify as check
     from synth.progress import progress_bar
+    from synth.verify import differences, open_to_check
+    from synth.verify import verify as check
 
-    opened = Corpus(corpus)
-    problems: list[str] = []
+    if same_as is not None:
+        found_differences = list(differences(Corpus(corpus), Corpus(same_as)))
+        print("\n".join(found_differences) or f"{corpus} and {same_as} hold the same samples, bit by bit")
+        return 1 if found_differences else 0
+    opened, problems = open_to_check(corpus)
     with progress_bar(f"verify {corpus.name}", "shards") as progress:
         for shard, found in check(opened):
             problems += found
             progress(min(shard + 1, opened.header.shards), opened.header.shards)
+    problems = list(dict.fromkeys(problems))
     for problem in problems:
         print(f"damaged: {problem}")
     if problems:
         return 1
     print(f"{corpus}: {len(opened)} volumes, every bit as recorded; identity {opened.identity()[:16]}")
+    return 0
+
+
+def repair(corpus: Path, /, workers: int | None = None) -> int:
+    """Make again what is damaged in a corpus, from its own recipe, and nothing else.
+
+    Args:
+        corpus: folder of the corpus.
+        workers: Ray workers, one per core if not given; 0 works in this process without Ray.
+    """
+    from synth.engine import repair as mend
+    from synth.options import make_spec
+    from synth.pool import Workers
+    from synth.progress import progress_bar
+    from synth.verify import open_to_check
+
+    opened, wrong = open_to_check(corpus)
+    recipe = opened.header.recipe["generator"]
+    spec = make_spec(recipe["class_path"], recipe["init_args"])
+    with progress_bar(f"repair {opened.name}") as progress:
+        outcome = mend(corpus, spec, Workers(_worker_count(workers, None)), progress)
+    if _tell_failures(outcome):
+        return 1
+    mended = [f"{outcome.made} shard(s)"] * bool(outcome.made) + [w.split(" ")[0] + " metadata" for w in wrong]
+    print(
+        f"{corpus}: {'mended ' + ', '.join(mended) if mended else 'metadata, cards and covariates are as they should be'}"
+    )
     return 0
 
 
@@ -160,31 +222,33 @@ def explain(corpus: Path, index: int, /, check: bool = False) -> int:
 def _check_again(opened: object, index: int) -> int:
     import numpy as np
 
-    from synth.corpus import Corpus, checksum
+    from synth.corpus import Corpus, as_stored, checksum
     from synth.options import make_spec
 
     assert isinstance(opened, Corpus)
     recipe = opened.header.recipe["generator"]
     entry = opened.entry(index)
     sample = make_spec(recipe["class_path"], recipe["init_args"]).build().render(entry["params"])
-    image = sample.image.astype(opened.header.recipe["dtype"])
+    image, _ = as_stored(sample.image, opened.header.recipe["dtype"])
     label = None if sample.label is None else sample.label.astype(np.int16)
     same = checksum(image, label) == entry["sha256"]
     print(f"rendered again: {'the same bits' if same else 'different bits'}")
     return 0 if same else 1
 
 
-def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices: str | None = None) -> int:
-    """Write a corpus as a BIDS folder: participants.tsv and sub-*/anat/*_T1w.nii.gz with label maps beside.
+def export(
+    corpus: Path, /, out: Path, format: Literal["bids", "nifti-zarr"] = "bids", indices: str | None = None
+) -> int:
+    """Write a corpus as a BIDS folder (sub-*/anat/*_T1w.nii.gz, participants.tsv, label maps) or as NIfTI-Zarr.
 
     Args:
         corpus: folder of the corpus.
         out: folder to make.
-        format: bids.
+        format: bids, or nifti-zarr (one .nii.zarr a volume; needs the package nifti-zarr).
         indices: which volumes, as FIRST-LAST; all if not given.
     """
     from synth.corpus import Corpus
-    from synth.export import to_bids
+    from synth.export import write
     from synth.progress import progress_bar
 
     opened = Corpus(corpus)
@@ -195,7 +259,7 @@ def export(corpus: Path, /, out: Path, format: Literal["bids"] = "bids", indices
             raise UserError(f"--indices is '{indices}'; expected FIRST-LAST within 0-{len(opened) - 1}")
         chosen = list(range(int(first), int(last) + 1))
     with progress_bar(f"export {corpus.name}") as progress:
-        to_bids(opened, out, chosen, progress)
+        write(opened, out, chosen, format, progress)
     print(f"{out}: {len(chosen)} participants")
     return 0
 

@@ -7,15 +7,12 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from synth.corpus import RESERVED as ARRAYS
-from synth.corpus import SPATIAL
 from synth.sample import Covariate
+from synth.writing import RESERVED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESERVED = (*ARRAYS, "sample", "channel", "row", "column", *SPATIAL)
-"""Names of a corpus's own arrays and axes: no covariate may have one of them."""
 LONGEST_NAME = 60  # characters; four bytes each still fit a file's name
 
 

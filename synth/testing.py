@@ -25,14 +25,15 @@ from unittest import mock
 
 import numpy as np
 
-from synth.corpus import Corpus, checksum, verify
-from synth.covariates import RESERVED
+from synth.corpus import Corpus, as_stored, checksum
 from synth.engine import Job, generate
 from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec, Params, find_generator, restore_types
 from synth.keys import rng_for
 from synth.options import parse_value
 from synth.sample import Sample
+from synth.verify import verify
+from synth.writing import RESERVED
 
 
 def difference(one: Sample, other: Sample) -> str:
@@ -315,7 +316,7 @@ class GeneratorConformance:
             identities.append(corpus.identity())
             for index, params in enumerate(self.draws()):
                 sample = self.made.render(params)
-                image = sample.image.astype(corpus.header.recipe["dtype"])
+                image, _ = as_stored(sample.image, corpus.header.recipe["dtype"])
                 label = None if sample.label is None else sample.label.astype(np.int16)
                 assert checksum(image, label) == corpus.entry(index)["sha256"], (
                     f"sample {index} in the corpus is not what render gives outside of it"

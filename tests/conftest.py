@@ -75,9 +75,9 @@ def onions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def ray_of_two() -> Iterator[Any]:
     """One Ray of two CPUs for every test of this run: starting one takes seconds, and the engine uses a running one."""
-    from synth.engine import ray_session
+    from synth.pool import Workers, ray_session
 
-    with ray_session(2, search_path=(str(PLUGIN),)) as ray:
+    with ray_session(Workers(2), (str(PLUGIN),)) as ray:
         yield ray
 
 

@@ -253,7 +253,7 @@ def _save_weights(path: Path, run: Run) -> None:
 
 def _finish(out: Path, results: dict[str, Any]) -> None:
     """The results, last of all files; then the checkpoint has done its work."""
-    from synth.corpus import write_atomically
+    from synth.storage import write_atomically
 
     write_atomically(out / RESULTS, json.dumps(results, indent=1))
     (out / CHECKPOINT).unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def labelmap(out: Path, anatomies: Path | None, repeats: int, size: int, only: t
     """LabelMap beside a plain loop and other packages: see :mod:`benchmarks.speed.labelmap`."""
     from benchmarks.speed.labelmap import MAIN, SPACING_MM, measure_rows, ratios
     from synth.anatomy.source import builtin_path, find_label_maps, load_anatomy, sha256_of
-    from synth.corpus import write_atomically
+    from synth.storage import write_atomically
 
     label_map = None if anatomies is None else find_label_maps(anatomies)[0].resolve()
     path = label_map or builtin_path()

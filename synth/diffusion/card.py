@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from synth.corpus import write_atomically
 from synth.diffusion.conditions import Condition
 from synth.diffusion.weights import DiffusionWeights
 from synth.keys import rng_for
 from synth.picture import save_png, slices
 from synth.sample import Sample, spacing_of
+from synth.storage import write_atomically
 
 PICTURED = 4
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synth.corpus import Corpus, write_atomically
+from synth.corpus import Corpus
 from synth.diffusion import networks
 from synth.diffusion.card import write_card, write_picture
 from synth.diffusion.checkpoint import Keeper, Stage, write_whole
@@ -39,6 +39,7 @@ from synth.diffusion.weights import (
 from synth.errors import UserError, near
 from synth.keys import rng_for
 from synth.progress import progress_bar
+from synth.storage import write_atomically
 from synth.versions import versions
 
 MARK, CHECKPOINT = "training.json", "checkpoint.pt"
@@ -146,7 +147,7 @@ def _open(path: Path) -> Corpus:
         raise UserError(f"corpus '{path}' is not complete; run its generate command again before training on it")
     if corpus.image_shape[0] != 1:
         raise UserError(f"corpus '{path}' has {corpus.image_shape[0]} channels; latent diffusion learns volumes of one")
-    if corpus.group.attrs.get("affine") is None:
+    if corpus.attributes.get("affine") is None:
         raise UserError(f"the volumes of '{path}' have different affines; expected one grid for all of them")
     return corpus
 
@@ -392,7 +393,7 @@ def _config(course: Course, latents: _Latents, losses: dict[str, float], identit
         "size": course.options.size,
         "networks": dataclasses.asdict(course.size),
         "shape": list(course.shape),
-        "affine": course.corpus.group.attrs["affine"],
+        "affine": course.corpus.attributes["affine"],
         "latent_shape": list(latents.scaled.shape[1:]),
         "scale_factor": latents.scale,
         "conditions": [condition.as_json() for condition in course.conditions],

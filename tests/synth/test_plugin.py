@@ -88,7 +88,7 @@ def test_a_loose_module_in_the_current_folder_is_a_generator(
     check_onions(tmp_path / "onion.zarr")
     corpus, onion = Corpus(tmp_path / "onion.zarr"), onions.Onion(shells=7)
     expected = onion.render(onion.draw(rng_for(3, 9)))
-    assert np.array_equal(corpus.image(9), expected.image.astype(np.float16))
+    assert np.abs(corpus.image(9) - expected.image).max() <= np.ptp(expected.image) / 255 * 0.501
     assert np.array_equal(corpus.label(9), expected.label)
 
 
