@@ -6,6 +6,7 @@ Batches are read, decoded, scaled and augmented ahead, while the last one is tra
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -229,7 +230,10 @@ class Stream:
         channels, *whole = self.view.image_shape
         box = self.crop or tuple(whole)
         image = Buffers(
-            (self.batch_size, channels, *box), dtypes.pop() if kept else "float32", on_gpu, self.prefetch + self.threads + 2
+            (self.batch_size, channels, *box),
+            dtypes.pop() if kept else "float32",
+            on_gpu,
+            self.prefetch + self.threads + 2,
         )
         return image, Buffers((self.batch_size, *box), "int16", on_gpu, self.prefetch + self.threads + 2)
 
@@ -238,8 +242,7 @@ class Stream:
         if len(self.view.corpora) > 1:
             offsets = self.view.offsets
             sources = [
-                self.indices[(self.indices >= low) & (self.indices < high)]
-                for low, high in zip(offsets[:-1], offsets[1:], strict=True)
+                self.indices[(self.indices >= low) & (self.indices < high)] for low, high in itertools.pairwise(offsets)
             ]
             ratios = [ratio if len(own) else 0.0 for ratio, own in zip(self.view.ratios, sources, strict=True)]
             shares = [ratio / sum(ratios) for ratio in ratios]
@@ -396,4 +399,3 @@ def _side_stream(device: str) -> Any:
     import torch
 
     return torch.cuda.Stream(torch.device(device))
-

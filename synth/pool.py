@@ -54,7 +54,8 @@ def reports(
 
 
 def _tasks(ray: Any) -> Callable[..., Any]:
-    return ray.remote(num_cpus=1, max_retries=RETRIES)(make_shard).remote  # type: ignore[no-any-return]
+    submit: Callable[..., Any] = ray.remote(num_cpus=1, max_retries=RETRIES)(make_shard).remote
+    return submit
 
 
 def _actors(ray: Any, workers: Workers, count: int) -> Callable[..., Any]:

@@ -197,11 +197,11 @@ class RemoteStorage:
 
     def read(self, name: str) -> bytes:
         """The whole object."""
-        return self._store.get(name).bytes().to_bytes()  # type: ignore[no-any-return]
+        return bytes(self._store.get(name).bytes())
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``."""
-        return self._store.get_range(name, start=start, length=length).to_bytes()  # type: ignore[no-any-return]
+        return bytes(self._store.get_range(name, start=start, length=length))
 
     def size(self, name: str) -> int:
         """Bytes of the object."""
