@@ -112,7 +112,7 @@ def plan(job: Job, team: Workers) -> Plan:
     check_options(job)
     left = job.count
     storage = open_storage(job.out)
-    if (Path(str(job.out)).exists() if storage.is_local else storage.exists("zarr.json")):
+    if Path(str(job.out)).exists() if storage.is_local else storage.exists("zarr.json"):
         prepare(job)  # refuses another recipe
         corpus = Corpus(job.out)
         held = len(corpus) - sum(len(corpus.header.indices(shard)) for shard in corpus.missing())

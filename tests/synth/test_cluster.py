@@ -37,7 +37,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-
 THREE_NODES = """
 import sys, threading, time
 from pathlib import Path
@@ -185,7 +184,9 @@ def check_untouched(out: Path, first_seen: dict[str, tuple[int, int]]) -> None:
     for shard in range(COUNT // SHARD):
         if record_path(out, shard).exists():
             for name in (f"image/c.{shard}.0.0.0.0", f"label/c.{shard}.0.0.0", f"records/{shard:08d}.json"):
-                assert first_seen.setdefault(name, now.get(name, (0, 0))) == now.get(name, (0, 0)), f"{name} was written twice"
+                assert first_seen.setdefault(name, now.get(name, (0, 0))) == now.get(name, (0, 0)), (
+                    f"{name} was written twice"
+                )
 
 
 LISTENING = """
