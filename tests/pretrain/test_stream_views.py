@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
@@ -138,7 +139,7 @@ def test_a_mixture_keeps_its_ratios_and_goes_through_every_source_evenly(
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(sizes), max_size=len(sizes)))
     ratios = [weight / sum(weights) for weight in weights]
     offsets = np.cumsum([0, *sizes])
-    sources = [np.arange(low, high) for low, high in zip(offsets[:-1], offsets[1:], strict=True)]
+    sources = [np.arange(low, high) for low, high in itertools.pairwise(offsets)]
     length = sum(sizes)
     so_far = np.concatenate([orders.mixed(sources, ratios, length, seed, e) for e in range(epoch + 1)])
     for number, (source, ratio) in enumerate(zip(sources, ratios, strict=True)):
@@ -313,11 +314,11 @@ def test_a_stream_follows_a_corpus_that_is_still_being_made(tmp_path: Path, corp
     reading.join(60), writer.join(60)
     finished = Corpus(out)
     order = orders.windowed(np.arange(26), 4, 2, 6, 0, ascending=True)
-    assert sum(found, []) == order[:24].tolist()
+    assert list(itertools.chain(*found)) == order[:24].tolist()
     for batch, indices in zip(images, found, strict=True):
         for image, index in zip(batch, indices, strict=True):
             assert np.array_equal(image.numpy(), finished.image(index))
-    undisturbed = Stream(finished, 4, seed=6)
+    undisturbed = Stream(finished, 4, seed=6, window=2)
     undisturbed.load_state_dict({"epoch": 1, "position": 0})
     assert indices_of(stream, 24) == indices_of(undisturbed, 24), "from then on like any other"
 

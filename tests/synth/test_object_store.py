@@ -221,7 +221,7 @@ def test_a_second_writer_of_a_bucket_is_refused_until_the_hold_runs_out(
     generate(Job(ONION, 10, 3, url, 4))
     storage = open_storage(url)
     storage.delete(record_name(1))
-    with writing(storage), pytest.raises(UserError, match="another run .* its hold ends in"):
+    with writing(storage), pytest.raises(UserError, match=r"another run .* its hold ends in"):
         generate(Job(ONION, 10, 3, url, 4))
     assert not storage.exists(LOCK)
     monkeypatch.setattr(lock, "LEASE_S", -1.0)
