@@ -104,6 +104,10 @@ def refuse_leak(cohort: Cohort, weights_corpus: dict[str, Any], weights: str) ->
     Shared are: the very corpus; draws of one generator under one seed; label maps of the same people, or scans; the
     cohort a generator was trained on. The built-in template is nobody's anatomy and may be shared.
     """
+    if "mixture" in weights_corpus.get("recipe", {}):
+        for part in weights_corpus["parents"]:
+            refuse_leak(cohort, part, weights)
+        return
     for parent in cohort.parents:
         if parent.get("identity") == weights_corpus.get("identity"):
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def run(
-    corpus: Path,
+    corpus: tuple[str, ...],
     out: Path,
     backbone: str = "sfcn_s",
     objective: str = "supervised",
@@ -17,11 +17,13 @@ def run(
     weight_decay: float = 0.05,
     seed: int = 0,
     precision: Literal["bf16", "fp32"] = "bf16",
+    ratios: tuple[float, ...] = (),
+    follow: bool = False,
 ) -> int:
     """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
 
     Args:
-        corpus: folder of the corpus.
+        corpus: folder or URL of the corpus, or several separated by commas.
         out: folder of the weights to make.
         backbone: a name from brainloom pretrain backbones.
         objective: supervised (synthetic targets) or mae (masked autoencoder, ViT only).
@@ -31,13 +33,15 @@ def run(
         weight_decay: of AdamW.
         seed: of initialisation, order, masks and augmentation.
         precision: bf16 (autocast) or fp32.
+        ratios: how much of each corpus is in the batches, such as 3,1; by their sizes if not given.
+        follow: begin while the corpus is still being made.
     """
     from pretrain.train import TrainOptions, pretrain
 
     options = TrainOptions(
         backbone, objective, steps, batch_size, learning_rate, weight_decay, seed=seed, precision=precision
     )
-    about = pretrain(corpus, out, options)
+    about = pretrain(corpus, out, options, ratios or None, follow)
     for name, value in about.figures.items():
         print(f"  {name}: {value}")
     print(f"{out}: {backbone}, {objective}, {about.training['volumes_per_second']} volumes/s")

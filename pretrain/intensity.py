@@ -28,18 +28,18 @@ def augment(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
     Args:
         image: ``[B, C, D, H, W]``, not negative.
-        generator: the only source of randomness.
+        generator: the only source of randomness, on the image's device.
     """
-    count = image.shape[0]
+    count, device = image.shape[0], image.device
 
     def uniform(low: float, high: float) -> torch.Tensor:
-        return torch.rand(count, generator=generator).mul(high - low).add(low).view(-1, 1, 1, 1, 1)
+        return torch.rand(count, generator=generator, device=device).mul(high - low).add(low).view(-1, 1, 1, 1, 1)
 
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    mirrored = torch.rand(count, generator=generator, device=device) < 0.5
     image = torch.where(mirrored.view(-1, 1, 1, 1, 1), image.flip(2), image)
-    shifts = torch.randint(-2, 3, (count, 3), generator=generator).tolist()
+    shifts = torch.randint(-2, 3, (count, 3), generator=generator, device=device).tolist()
     image = torch.stack([volume.roll(shift, dims=(1, 2, 3)) for volume, shift in zip(image, shifts, strict=True)])
     top = image.flatten(1).amax(1).clamp_min(1e-6).view(-1, 1, 1, 1, 1)
     image = (image / top).clamp_min(0) ** torch.exp(uniform(-0.25, 0.25))
-    noise = torch.randn(image.shape, generator=generator)
+    noise = torch.randn(image.shape, generator=generator, device=device)
     return (image + noise * uniform(0, 0.03)).clamp_min(0)

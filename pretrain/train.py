@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import logging
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from pretrain.backbones import Backbone, make_backbone
 from pretrain.intensity import augment, standardise
+from pretrain.merged import Merged
 from pretrain.objectives import make_objective
 from pretrain.objectives.base import Objective
-from pretrain.stream import Batch, Reader, Stream
+from pretrain.stream import PATIENCE_S, Batch, Reader, Stream
 from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
 from synth.corpus import Corpus
 from synth.errors import UserError
@@ -50,14 +55,15 @@ class TrainOptions:
 class Pretraining(lightning.LightningModule):
     """Lightning's view: augment, standardise, loss; AdamW with warm-up and cosine."""
 
-    def __init__(self, objective: Objective, options: TrainOptions) -> None:
+    def __init__(self, objective: Objective, options: TrainOptions, prepared: bool = False) -> None:
         super().__init__()
         self.objective, self.options = objective, options
+        self.prepared = prepared  # the stream augmented and standardised the images ahead
 
     def training_step(self, batch: Batch, step: int) -> torch.Tensor:
         """Loss of one batch; its randomness is a function of (seed, global step), so that a resumed run is the same."""
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
-        image = standardise(augment(batch.image, generator))
+        image = batch.image if self.prepared else standardise(augment(batch.image, generator))
         loss = self.objective.loss(image, batch.index, generator)
         self.log("loss", loss.detach())
         return loss
@@ -107,26 +113,58 @@ class ShowProgress(lightning.Callback):
         self.show(trainer.global_step, self.steps)
 
 
-def pretrain(corpus_path: Path, out: Path, options: TrainOptions) -> Weights:
+def pretrain(
+    corpora: Path | Sequence[Path | str],
+    out: Path,
+    options: TrainOptions,
+    ratios: Sequence[float] | None = None,
+    follow: bool = False,
+) -> Weights:
     """Pre-train a backbone on a corpus and write weights to ``out``; goes on from a checkpoint left by a killed run.
 
-    The last tenth of the corpus is held out for the figures on the model card.
+    The last tenth of every corpus is held out for the figures on the model card.
+
+    Args:
+        corpora: one corpus, or several to mix.
+        out: folder of the weights.
+        options: how to train.
+        ratios: share of each corpus in the batches; by their sizes if not given.
+        follow: begin while the corpus is still being made.
 
     Raises:
         UserError: bad options or corpus, or an ``out`` that holds other weights.
     """
     _check(options)
-    corpus = Corpus(corpus_path)
+    places = [corpora] if isinstance(corpora, Path) else list(corpora)
+    corpus = Merged([Corpus(place) for place in places], ratios)
+    if follow and not corpus.complete and options.objective != "mae":
+        raise UserError(
+            f"--follow with --objective {options.objective}: its targets are known when the corpus is finished; "
+            "take mae, or wait"
+        )
     channels, *shape = corpus.image_shape
     backbone = make_backbone(options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
-    held = max(1, round(len(corpus) * HELD_OUT))
-    stream = Stream(corpus, options.batch_size, options.seed, np.arange(len(corpus) - held))
-    parent = corpus.parent()
-    finished = _finished(out, options, parent)
+    training, held_out = _split(corpus)
+    on_gpu = torch.cuda.is_available()
+    stream = Stream(
+        corpus,
+        options.batch_size,
+        options.seed,
+        training,
+        device="cuda" if on_gpu else "cpu",
+        transform=(lambda image, generator: standardise(augment(image, generator))) if on_gpu else None,
+        follow=follow,
+    )
+    parent = corpus.parent() if corpus.complete else None
+    finished = _finished(out, options, parent) if parent else None
     if finished:
         return finished
     objective = make_objective(options.objective, backbone, corpus, options.seed)
-    seconds = _fit(objective, stream, out, options, parent["identity"])
+    recipe = " ".join(f"{part.header.fingerprint} {part.header.seed} {len(part)}" for part in corpus.corpora)
+    seconds = _fit(objective, stream, out, options, hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest())
+    if parent is None:
+        corpus = Merged([_when_complete(place) for place in places], ratios)
+        parent = corpus.parent()
     affine = np.array(corpus.entry(0)["affine"])
     about = Weights(
         options.backbone,
@@ -139,12 +177,36 @@ def pretrain(corpus_path: Path, out: Path, options: TrainOptions) -> Weights:
             "seconds": round(seconds, 1),
             "volumes_per_second": round(options.steps * options.batch_size / max(seconds, 1e-3), 1),
         },
-        _figures(objective, corpus, held),
+        _figures(objective, corpus, held_out),
         parent,
     )
     save_weights(out, objective.backbone, about)
     remove_folder(out / "checkpoints")
     return about
+
+
+def _split(corpus: Merged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sample numbers to train on, and the last tenth of every corpus."""
+    training, held_out = [], []
+    for low, high in itertools.pairwise(corpus.offsets):
+        held = max(1, round((high - low) * HELD_OUT))
+        training.append(np.arange(low, high - held))
+        held_out.append(np.arange(high - held, high))
+    return np.concatenate(training), np.concatenate(held_out)
+
+
+def _when_complete(place: Path | str, patience: float = PATIENCE_S) -> Corpus:
+    """The corpus once it is finished: only then has it the identity that weights name.
+
+    Raises:
+        UserError: it was not finished within ``patience`` seconds.
+    """
+    until = time.monotonic() + patience
+    while not Corpus(place).complete:
+        if time.monotonic() > until:
+            raise UserError(f"corpus '{place}' was not finished within {patience:g} s after training; run this again")
+        time.sleep(1)
+    return Corpus(place)
 
 
 def _check(options: TrainOptions) -> None:
@@ -184,7 +246,7 @@ def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions,
         enable_version_counter=False,
     )
     saver.CHECKPOINT_NAME_LAST = last.stem
-    module = Pretraining(objective, options)
+    module = Pretraining(objective, options, prepared=stream.transform is not None)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips and hardware lines
     started = time.perf_counter()
     with progress_bar(f"pretrain {options.backbone} {options.objective}", "steps") as show, warnings.catch_warnings():
@@ -210,12 +272,11 @@ def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions,
 
 
 @torch.no_grad()
-def _figures(objective: Objective, corpus: Corpus, held: int) -> dict[str, float]:
+def _figures(objective: Objective, corpus: Merged, indices: npt.NDArray[np.int64]) -> dict[str, float]:
     """The objective's figures on the held-out samples."""
     reader = Reader(corpus)
     objective = objective.eval()
     device = next(objective.parameters()).device
-    indices = np.arange(len(corpus) - held, len(corpus))
     chunks = np.array_split(indices, max(1, len(indices) // 16))
     images = [standardise(torch.from_numpy(reader.read(chunk))).to(device) for chunk in chunks]
     return objective.evaluate(images, [torch.from_numpy(chunk) for chunk in chunks])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def load_weights(folder: Path) -> tuple[Backbone, Weights]:
     return backbone.eval(), about
 
 
+def made_by(corpus: Mapping[str, Any]) -> str:
+    """The generator behind a corpus's parent record; of a mixture all of them."""
+    parts = corpus["parents"] if "mixture" in corpus["recipe"] else [corpus]
+    return " + ".join(str(part["recipe"]["generator"]["class_path"]) for part in parts)
+
+
+def _whose(corpus: Mapping[str, Any]) -> str:
+    if "Scans" in made_by(corpus):
+        return "The corpus holds scans of people, whose data-use terms go with these weights."
+    return "The corpus is simulated: figures on it say that the pipeline works and nothing about patients."
+
+
 def card(about: Weights) -> str:
     """The model card, in Hugging Face's front-matter form."""
     corpus = about.corpus
@@ -104,8 +117,8 @@ tags: [brain-mri, synthetic-pretraining, {about.objective}]
 
 Backbone `{about.backbone}` for volumes of {size} voxels at {about.spacing} mm (canonical RAS+, {about.normalisation}).
 Pre-trained with objective `{about.objective}` on the corpus `{corpus["name"]}`: {corpus["count"]} volumes of generator
-`{corpus["recipe"]["generator"]["class_path"]}`, seed {corpus["seed"]}, identity `{corpus["identity"]}`.
-The corpus is simulated: figures on it say that the pipeline works and nothing about patients.
+`{made_by(corpus)}`, seed {corpus["seed"]}, identity `{corpus["identity"]}`.
+{_whose(corpus)}
 
 Licences of what the corpus derives from: {"; ".join(licences)}.
 

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from pretrain.backbones import Backbone
     from pretrain.objectives.base import Objective
     from synth.corpus import Corpus
+    from pretrain.merged import Merged
 
 NAMES = ("supervised", "mae")
 
 
-def make_objective(name: str, backbone: Backbone, corpus: Corpus, seed: int) -> Objective:
+def make_objective(name: str, backbone: Backbone, corpus: Corpus | Merged, seed: int) -> Objective:
     """The objective ``name`` on a backbone. Raises UserError for an unknown name or one the backbone cannot serve."""
     if name == "supervised":
         from pretrain.objectives.supervised import Supervised

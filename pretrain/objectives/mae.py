@@ -8,6 +8,7 @@ from torch import nn
 from pretrain.backbones import Backbone, Block, ViT, sincos_positions
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
+from pretrain.merged import Merged
 from synth.errors import UserError
 
 MASKED = 0.75
@@ -21,7 +22,7 @@ class MaskedAutoencoder(Objective):
         UserError: a backbone that is no ViT (a CNN cannot skip hidden voxels).
     """
 
-    def __init__(self, backbone: Backbone, corpus: Corpus, seed: int) -> None:
+    def __init__(self, backbone: Backbone, corpus: Corpus | Merged, seed: int) -> None:
         super().__init__()
         if not isinstance(backbone, ViT):
             raise UserError(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pretrain.backbones import Backbone
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
+from pretrain.merged import Merged
 from synth.errors import UserError
 
 VOLUME = "volume_"
@@ -51,7 +52,7 @@ class Supervised(Objective):
         UserError: a corpus without any covariate to learn from.
     """
 
-    def __init__(self, backbone: Backbone, corpus: Corpus, seed: int) -> None:
+    def __init__(self, backbone: Backbone, corpus: Corpus | Merged, seed: int) -> None:
         super().__init__()
         self.backbone = backbone
         table = corpus.covariates()

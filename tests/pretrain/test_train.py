@@ -166,3 +166,45 @@ def test_a_damaged_config_is_refused_in_one_sentence(corpus: Corpus, tmp_path: P
     config.write_text(json.dumps({"format_version": 1}))
     with pytest.raises(UserError, match="damaged"):
         read_config(tmp_path / "w")
+
+
+def test_several_corpora_are_mixed_and_all_named_as_parents(corpus: Corpus, people: Corpus, tmp_path: Path, run: Run) -> None:
+    words = ("--corpus", f"{corpus.path},{people.path}", "--ratios", "1,3", "--steps", 3, "--batch-size", 8)
+    answer = run("pretrain", "run", *words, "--out", tmp_path / "w")
+    assert answer.code == 0, answer.err
+    about = load_weights(tmp_path / "w")[1]
+    assert [p["identity"] for p in about.corpus["parents"]] == [corpus.identity(), people.identity()]
+    assert about.corpus["ratios"] == [0.25, 0.75] and "LabelMap + LabelMap" in (tmp_path / "w" / "README.md").read_text()
+    from finetune.cohort import load_cohort, refuse_leak
+
+    with pytest.raises(UserError, match="this very cohort"):
+        refuse_leak(load_cohort(people.path), about.corpus, "w")
+
+
+def test_training_follows_a_corpus_that_is_still_being_made(tmp_path: Path) -> None:
+    import threading
+
+    from synth.engine import Job, generate
+    from synth.generator import GeneratorSpec
+
+    spec = GeneratorSpec("LabelMap", {"shape": (32, 40, 32), "spacing": 5.0})
+    out, first = tmp_path / "growing.zarr", threading.Event()
+    writer = threading.Thread(
+        target=lambda: generate(Job(spec, 24, 1, out, 4), progress=lambda done, *_: first.set() if done >= 4 else None)
+    )
+    writer.start()
+    assert first.wait(60)
+    options = TrainOptions("vit_xs", "mae", steps=6, batch_size=4)
+    about = pretrain(out, tmp_path / "w", options, follow=True)
+    writer.join(60)
+    assert about.corpus["identity"] == Corpus(out).identity()
+
+
+def test_targets_of_a_corpus_that_is_still_being_made_are_not_known(tmp_path: Path, corpus: Corpus, run: Run) -> None:
+    import shutil
+
+    shutil.copytree(corpus.path, tmp_path / "begun.zarr")
+    path = tmp_path / "begun.zarr" / "zarr.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    answer = run("pretrain", "run", "--corpus", tmp_path / "begun.zarr", "--follow", "--out", tmp_path / "w", "--steps", 2)
+    assert answer.code == 2 and "take mae, or wait" in answer.err and not (tmp_path / "w").exists()
