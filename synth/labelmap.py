@@ -158,6 +158,7 @@ class LabelMap(Generator):
         self.shape = checked_shape(shape)
         self.spacing = checked_spacing(spacing)
         self.contrast, self.deformation = contrast, deformation
+        self.bias_knots_mm = images.RANDOM_BIAS_KNOTS_MM if contrast == "random" else images.BIAS_KNOTS_MM
         self.ages = checked_ages(ages)
         self.diagnoses = checked_mix(tuple(diagnoses), tuple(diagnosis_weights))
         self.stages = checked_stages(tuple(stage_weights))
@@ -355,7 +356,7 @@ class LabelMap(Generator):
         bias = params["scanner"]["bias"] or 0.0
         if person is None:
             still = images.NodeGrid(self.shape, self.spacing, matrix, np.zeros(3, np.float32), np.ones(3, np.float32))
-            return still.nodes(np.zeros((2, 2, 2, 3), np.float32), bias, rng)
+            return still.nodes(np.zeros((2, 2, 2, 3), np.float32), bias, rng, self.bias_knots_mm)
         strong = self.deformation == "strong"  # volumes mean less there: a coarse grid, nothing corrected
         box = morphometry.velocity_grid(
             anatomy,
@@ -375,7 +376,7 @@ class LabelMap(Generator):
         reader = None if strong else grid.reader(anatomy)
         wanted = wanted_changes(anatomy, person, self.own_reference, self.effects_path)
         moved = morphometry.person_displacement(box, wanted, own, reader, 0 if strong else self._corrections())
-        return grid.nodes(moved, bias, rng)
+        return grid.nodes(moved, bias, rng, self.bias_knots_mm)
 
     def _corrections(self) -> int:
         """Fewer on coarse grids, whose voxels cannot tell the difference."""

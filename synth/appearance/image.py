@@ -20,7 +20,8 @@ from synth.anatomy.warp import spline_field
 from synth.keys import rng_for
 
 Floats = npt.NDArray[np.float32]
-BIAS_KNOTS_MM = 45.0  # distance of the bias field's knots: four across a head, as in SynthSeg
+BIAS_KNOTS_MM = 70.0  # distance of the bias field's knots: smooth enough for N4 to undo most of it, as in real scans
+RANDOM_BIAS_KNOTS_MM = 45.0  # of the random contrast: four across a head, as in SynthSeg
 NODE_MM = 3.0  # distance of the nodes between which the kernel interpolates warp, bias field and coarse texture
 SAMPLE_MM = 2.0  # between the samples on which volumes are measured while they are brought about
 COARSEST_SAMPLE_MM = 4.0
@@ -114,18 +115,18 @@ class NodeGrid:
         fill_nodes(self.matrix, moved, self.low, self.cell, self.step, values)
         return values
 
-    def nodes(self, moved: Floats, bias: float, rng: np.random.Generator) -> Nodes:
-        """The nodes of one volume; ``bias``: SD of the log bias field."""
+    def nodes(self, moved: Floats, bias: float, rng: np.random.Generator, knots_mm: float = BIAS_KNOTS_MM) -> Nodes:
+        """The nodes of one volume; ``bias``: SD of the log bias field, ``knots_mm``: distance of its knots."""
         values = self.positions(moved)
         extent = [n * self.step * s for n, s in zip(self.counts, self.spacing, strict=True)]
-        values[..., 3] = bias_field(self.counts, extent, bias, rng)
+        values[..., 3] = bias_field(self.counts, extent, bias, rng, knots_mm)
         values[..., 4] = rng.standard_normal(self.counts, dtype=np.float32)
         return Nodes(values, self.step)
 
 
-def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, rng: np.random.Generator) -> Floats:
+def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, rng: np.random.Generator, knots_mm: float = BIAS_KNOTS_MM) -> Floats:
     """Smooth multiplicative field ``[*counts]``: exp of normal knots, cubic B-spline between them, median near 1."""
-    knots = [max(2, round(mm / BIAS_KNOTS_MM) + 1) for mm in extent_mm]
+    knots = [max(2, round(mm / knots_mm) + 1) for mm in extent_mm]
     return np.exp(spline_field(rng, counts, knots)[..., 0] * np.float32(log_sd))
 
 
