@@ -26,9 +26,16 @@ def _plain_lines(title: str, unit: str) -> Iterator[Callable[..., None]]:
         if now - last[0] > 10 or done >= total:
             last[0] = now
             rate = (done - first[0]) / max(now - started, 1e-3)
-            print(f"{title}: {done}/{total} {unit} ({rate:.1f}/s) {note}".rstrip(), file=sys.stderr, flush=True)
+            left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
+            print(f"{title}: {done}/{total} {unit} ({rate:.1f}/s{left}) {note}".rstrip(), file=sys.stderr, flush=True)
 
     yield update
+
+
+def _clock(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ class ShardReader:
                 raise DamagedShard(f"a chunk of shard {shard} has {length} bytes; expected {len(flat)}")
             file.read_into(at, flat)
         else:
-            decompress(file.read(at, length), flat, self.layout.codec)
+            decompress(self._encoded(file, at, length), flat, self.layout.codec)
 
     def read_box_into(self, index: int, box: Box, out: npt.NDArray[Any]) -> None:
         """Fill ``out`` with a box of a sample. Only chunks that the box meets are read; of uncompressed whole volumes
@@ -169,17 +169,24 @@ class ShardReader:
             if any(a >= b for a, b in zip(low, high, strict=True)):
                 continue
             at, length = (int(value) for value in file.index[place, number])
-            decompress(None if at < 0 else file.read(at, length), block, layout.codec)
+            decompress(None if at < 0 else self._encoded(file, at, length), block, layout.codec)
             chunk = block.view(layout.numpy_dtype).reshape(layout.chunk_shape)
             there = tuple(slice(a - b.start, c - b.start) for a, b, c in zip(low, box, high, strict=True))
             here = tuple(slice(a - b.start, c - b.start) for a, b, c in zip(low, own, high, strict=True))
             out[there] = chunk[here]
 
-    def _scratch(self, size: int) -> npt.NDArray[np.uint8]:
+    def _encoded(self, file: _Open, at: int, length: int) -> npt.NDArray[np.uint8]:
+        """Encoded bytes, in memory of this thread's own."""
+        encoded = self._scratch(length, "encoded")
+        file.read_into(at, encoded)
+        return encoded
+
+    def _scratch(self, size: int, use: str = "decoded") -> npt.NDArray[np.uint8]:
         """Bytes of this thread's own, kept for next time."""
-        held: npt.NDArray[np.uint8] | None = getattr(self._own, "scratch", None)
+        held: npt.NDArray[np.uint8] | None = getattr(self._own, use, None)
         if held is None or len(held) < size:
-            held = self._own.scratch = np.empty(size, np.uint8)
+            held = np.empty(size, np.uint8)
+            setattr(self._own, use, held)
         return held[:size]
 
 

@@ -142,7 +142,7 @@ def compressed(array: npt.NDArray[Any], codec: str) -> bytes:
     return bytes(compress(array.reshape(-1).view(np.uint8), ZSTD_LEVEL))
 
 
-def decompress(chunk: Buffer | None, out: Bytes, codec: str) -> None:
+def decompress(chunk: Buffer | Bytes | None, out: Bytes, codec: str) -> None:
     """Decode a chunk into ``out``, of exactly its size; zeros for an absent one. Other threads run meanwhile."""
     if chunk is None:
         out[:] = 0
