@@ -34,6 +34,10 @@ DTYPES = ("uint8", "float16", "float32")
 LABEL_DTYPE = "int16"
 
 
+class NewerFormat(UserError):  # noqa: N818  (it says what it is)
+    """A corpus that a later brainloom wrote."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a corpus is, known before its first voxel: the group's attributes.
@@ -222,7 +226,8 @@ class Corpus:
             ) from error
         version = attributes.get("format_version")
         if version != FORMAT_VERSION:
-            raise UserError(
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            raise (NewerFormat if newer else UserError)(
                 f"corpus '{path}' has format version {version}; this brainloom reads version {FORMAT_VERSION}"
             )
         self.attributes = attributes

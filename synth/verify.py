@@ -15,6 +15,7 @@ from synth.corpus import (
     SEAL,
     Corpus,
     Header,
+    NewerFormat,
     checksum,
     identity_of,
     part_name,
@@ -166,6 +167,8 @@ def open_to_check(place: Path | str) -> tuple[Corpus, list[str]]:
         corpus = Corpus(place)
         if corpus.header == kept:
             return corpus, []
+    except NewerFormat:
+        raise
     except UserError:
         pass
     return Corpus(place, kept), [f"the attributes in '{GROUP}' were changed"]

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from pretrain.backbones import Backbone, Block, ViT, sincos_positions
+from pretrain.merged import Merged
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
-from pretrain.merged import Merged
 from synth.errors import UserError
 
 MASKED = 0.75

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretrain.backbones import Backbone
+from pretrain.merged import Merged
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
-from pretrain.merged import Merged
 from synth.errors import UserError
 
 VOLUME = "volume_"

@@ -124,7 +124,13 @@ class NodeGrid:
         return Nodes(values, self.step)
 
 
-def bias_field(counts: tuple[int, ...], extent_mm: list[float], log_sd: float, rng: np.random.Generator, knots_mm: float = BIAS_KNOTS_MM) -> Floats:
+def bias_field(
+    counts: tuple[int, ...],
+    extent_mm: list[float],
+    log_sd: float,
+    rng: np.random.Generator,
+    knots_mm: float = BIAS_KNOTS_MM,
+) -> Floats:
     """Smooth multiplicative field ``[*counts]``: exp of normal knots, cubic B-spline between them, median near 1."""
     knots = [max(2, round(mm / knots_mm) + 1) for mm in extent_mm]
     return np.exp(spline_field(rng, counts, knots)[..., 0] * np.float32(log_sd))

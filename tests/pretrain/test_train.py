@@ -168,13 +168,17 @@ def test_a_damaged_config_is_refused_in_one_sentence(corpus: Corpus, tmp_path: P
         read_config(tmp_path / "w")
 
 
-def test_several_corpora_are_mixed_and_all_named_as_parents(corpus: Corpus, people: Corpus, tmp_path: Path, run: Run) -> None:
+def test_several_corpora_are_mixed_and_all_named_as_parents(
+    corpus: Corpus, people: Corpus, tmp_path: Path, run: Run
+) -> None:
     words = ("--corpus", f"{corpus.path},{people.path}", "--ratios", "1,3", "--steps", 3, "--batch-size", 8)
     answer = run("pretrain", "run", *words, "--out", tmp_path / "w")
     assert answer.code == 0, answer.err
     about = load_weights(tmp_path / "w")[1]
     assert [p["identity"] for p in about.corpus["parents"]] == [corpus.identity(), people.identity()]
-    assert about.corpus["ratios"] == [0.25, 0.75] and "LabelMap + LabelMap" in (tmp_path / "w" / "README.md").read_text()
+    assert (
+        about.corpus["ratios"] == [0.25, 0.75] and "LabelMap + LabelMap" in (tmp_path / "w" / "README.md").read_text()
+    )
     from finetune.cohort import load_cohort, refuse_leak
 
     with pytest.raises(UserError, match="this very cohort"):
@@ -206,5 +210,7 @@ def test_targets_of_a_corpus_that_is_still_being_made_are_not_known(tmp_path: Pa
     shutil.copytree(corpus.path, tmp_path / "begun.zarr")
     path = tmp_path / "begun.zarr" / "zarr.json"
     path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
-    answer = run("pretrain", "run", "--corpus", tmp_path / "begun.zarr", "--follow", "--out", tmp_path / "w", "--steps", 2)
+    answer = run(
+        "pretrain", "run", "--corpus", tmp_path / "begun.zarr", "--follow", "--out", tmp_path / "w", "--steps", 2
+    )
     assert answer.code == 2 and "take mae, or wait" in answer.err and not (tmp_path / "w").exists()
