@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "synth": {
         "generate": ("synth.cli:generate", "make a corpus of synthetic volumes"),
+        "import": ("synth.scans_cli:import_", "make a corpus of the real scans of a BIDS folder"),
         "train": ("synth.cli:train", "train a generator that learns (Diffusion) on a corpus"),
         "inspect": ("synth.cli:inspect", "look at a corpus: summary and a mosaic picture"),
         "verify": ("synth.cli:verify", "check every bit of a corpus against its records, or compare two"),

@@ -7,25 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synth.anatomy.source import sha256_of
+from synth.bids import SIMULATED_PARENT, data_set_name, read_participants, with_our_names
 from synth.corpus import Corpus
 from synth.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMN_NAMES = {  # what cohorts call the columns, in the order they are looked for
-    "age": ("age", "Age", "AGE", "age_at_scan"),
-    "sex": ("sex", "Sex", "gender", "M/F"),
-    "diagnosis": ("diagnosis", "group", "Group", "dx", "DX", "DX_bl"),
-    "site": ("site", "Site", "center", "scanner_site"),
-}
-DIAGNOSIS_WORDS = {
-    "CN": ("cn", "nc", "hc", "control", "controls", "healthy", "nondemented", "healthy control"),
-    "MCI": ("mci", "emci", "lmci", "smci", "pmci"),
-    "AD": ("ad", "alzheimer", "alzheimers", "alzheimer's disease", "dementia", "demented"),
-    "PD": ("pd", "parkinson", "parkinsons", "parkinson's disease"),
-}
-SIMULATED_PARENT = Path("derivatives") / "brainloom" / "corpus.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,44 +54,41 @@ def load_cohort(folder: Path) -> Cohort:
 
 
 def _from_corpus(corpus: Corpus) -> Cohort:
+    """Samples as participants; of a corpus of scans its participants, each with the first of their scans."""
     table = corpus.covariates()
     table.index = [f"sample{index:06d}" for index in range(len(corpus))]
+    if "participant_id" in table.columns:  # else two sessions of somebody could be on both sides of a split
+        names = table.pop("participant_id")
+        table.index = names.where(names.notna(), table.index.to_series()).tolist()
     table.index.name = "participant_id"
-    scans: dict[str, Path | int] = {str(name): index for index, name in enumerate(table.index)}
-    return Cohort(corpus.name, _named(table), scans, corpus, [corpus.parent()], simulated=True)
+    scans: dict[str, Path | int] = {}
+    for index, name in enumerate(table.index):
+        scans.setdefault(str(name), index)
+    table = table[~table.index.duplicated()]
+    parent = corpus.parent()
+    kinds = {above.get("kind") for above in parent["parents"]}
+    return Cohort(
+        corpus.name,
+        with_our_names(table),
+        scans,
+        corpus,
+        [parent],
+        simulated="scan" not in kinds or "corpus" in kinds,
+    )
 
 
 def _from_bids(folder: Path) -> Cohort:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(folder / "participants.tsv", sep="\t", na_values=["n/a"], dtype={"participant_id": str})
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"'{folder / 'participants.tsv'}' is not a table ({error}); expected tab-separated values"
-        ) from error
-    if "participant_id" not in table.columns:
-        raise UserError(
-            f"'{folder / 'participants.tsv'}' has no column participant_id; it has {', '.join(table.columns)}"
-        )
-    repeated = table["participant_id"][table["participant_id"].duplicated()].tolist()
-    if repeated:
-        raise UserError(
-            f"participants.tsv of '{folder}' lists {repeated[0]} more than once; expected one row a participant"
-        )
-    table = table.set_index("participant_id")
+    table = read_participants(folder)
     scans = {name: _scan(folder, name) for name in table.index}
     parents, simulated = [], False
     if (folder / SIMULATED_PARENT).is_file():
         parents, simulated = [json.loads((folder / SIMULATED_PARENT).read_text())], True
-    return Cohort(_bids_name(folder), _named(table), dict(scans), None, parents, simulated)
+    return Cohort(data_set_name(folder), with_our_names(table), dict(scans), None, parents, simulated)
 
 
 def _scan(folder: Path, participant: str) -> Path:
     """The participant's first T1w scan; sessions and runs in name order."""
     own = folder / participant
-    if Path(participant).name != participant or not participant.startswith("sub-"):
-        raise UserError(f"participants.tsv of '{folder}' holds '{participant}'; expected names such as sub-01")
     found = sorted(path for path in own.rglob("*_T1w.nii*") if path.parent.name == "anat")
     if not found:
         raise UserError(
@@ -113,46 +98,28 @@ def _scan(folder: Path, participant: str) -> Path:
     return found[0]
 
 
-def _bids_name(folder: Path) -> str:
-    path = folder / "dataset_description.json"
-    try:
-        return str(json.loads(path.read_text())["Name"])
-    except (OSError, ValueError, KeyError):
-        return folder.resolve().name
-
-
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """Our column names and diagnosis words beside the source's own."""
-    table = table.copy()
-    for ours, theirs in COLUMN_NAMES.items():
-        for name in theirs:
-            if name in table.columns:
-                table[ours] = table[name]
-                break
-    if "diagnosis" in table.columns:
-        words = {word: ours for ours, known in DIAGNOSIS_WORDS.items() for word in known}
-        table["diagnosis"] = [words.get(str(value).strip().lower(), value) for value in table["diagnosis"]]
-    return table
-
-
 def refuse_leak(cohort: Cohort, weights_corpus: dict[str, Any], weights: str) -> None:
     """Raise UserError when weights were made from people, or simulated draws, that the cohort holds.
 
-    Shared are: the very corpus; draws of one generator under one seed; label maps of the same people; the cohort a
-    generator was trained on. The built-in template is nobody's anatomy and may be shared.
+    Shared are: the very corpus; draws of one generator under one seed; label maps of the same people, or scans; the
+    cohort a generator was trained on. The built-in template is nobody's anatomy and may be shared.
     """
     for parent in cohort.parents:
         if parent.get("identity") == weights_corpus.get("identity"):
             raise UserError(
                 f"weights '{weights}' were pre-trained on this very cohort ({parent.get('name')}); use another"
             )
-        same_class = _class_of(parent) == _class_of(weights_corpus)
+        same_class = _class_of(parent) == _class_of(weights_corpus) and not _is_of_scans(parent)
         if same_class and parent.get("seed") == weights_corpus.get("seed"):
             raise UserError(
                 f"weights '{weights}' and the cohort were both drawn by {_class_of(parent)} with seed "
                 f"{parent.get('seed')}: the same people; generate the cohort with another --seed"
             )
-    shared = _people(weights_corpus) & {key for parent in cohort.parents for key in _people(parent)}
+    seen = _people(weights_corpus)
+    held = {key for parent in cohort.parents for key in _people(parent)}
+    if _people(weights_corpus, ("scan",)):  # only then is it worth reading the cohort's files
+        held |= {sha256_of(scan) for scan in cohort.scans.values() if isinstance(scan, Path)}
+    shared = seen & held
     if shared:
         raise UserError(
             f"weights '{weights}' and the cohort derive from the same {len(shared)} label map(s) or scans; "
@@ -164,11 +131,16 @@ def _class_of(parent: dict[str, Any]) -> str:
     return str(parent.get("recipe", {}).get("generator", {}).get("class_path"))
 
 
-def _people(parent: dict[str, Any]) -> set[str]:
+def _is_of_scans(parent: dict[str, Any]) -> bool:
+    """Whether a corpus was made of scans, of which no seed says who is in them."""
+    return any(above.get("kind") == "scan" for above in parent.get("parents", []))
+
+
+def _people(parent: dict[str, Any], kinds: tuple[str, ...] = ("label map", "scan")) -> set[str]:
     """Checksums of every label map or scan of a person among a record's parents, all generations."""
     found = set()
     for above in parent.get("parents", []):
-        if above.get("kind") in ("label map", "scan") and above.get("sha256"):
+        if above.get("kind") in kinds and above.get("sha256"):
             found.add(str(above["sha256"]))
-        found |= _people(above)
+        found |= _people(above, kinds)
     return found

@@ -1,90 +1,244 @@
-"""Stream: corpus → batches, by this process's own threads (zarr in forked loader workers can hang).
+"""Stream: corpus → batches, read by this process's own threads (a forked loader worker could hang in them).
 
 The order of samples is a function of (seed, epoch, position), the same at any world size, and exact when resumed.
+Batches are read, decoded, scaled and augmented ahead, while the last one is trained on.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from synth.corpus import Corpus
+from pretrain import order as orders
+from pretrain.buffers import Buffers
+from pretrain.merged import Merged
+from synth.corpus import Corpus, record_name
 from synth.errors import UserError
-from synth.keys import rng_for
+from synth.shard import Box
 
 if TYPE_CHECKING:
     import torch
 
-CACHE_BYTES = 2 * 2**30
-PREFETCH = 3
+Transform = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
+FOLLOW_WINDOW = 4  # shards shuffled together while a corpus is still being made
+PATIENCE_S = 900.0  # without a new shard
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``image [B, C, D, H, W]`` float32 as stored (not standardised) and ``index [B]``, the samples' numbers."""
+    """Samples on the device.
+
+    Attributes:
+        image: ``[B, C, D, H, W]`` float32 intensities, not standardised; as stored where that was asked for.
+        index: ``[B]`` int64, the samples' numbers, on the CPU.
+        label: ``[B, D, H, W]`` int16, or None.
+        intensity: ``[B, C, 2]`` float32 scale and offset where images are as stored, else None.
+    """
 
     image: torch.Tensor
     index: torch.Tensor
+    label: torch.Tensor | None = None
+    intensity: torch.Tensor | None = None
+
+
+class Samples:
+    """Samples of one or several corpora by number, read straight into batch arrays. Safe among threads."""
+
+    def __init__(self, view: Merged) -> None:
+        self.view = view
+        self._pid = os.getpid()
+        self._scales = [corpus.intensities() if corpus.complete else None for corpus in view.corpora]
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked process, where threads are gone and waiting for them would never end."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "a Stream was carried into a forked process; make it there, or start workers with spawn "
+                "(a Stream needs none: it has threads of its own, use DataLoader(stream, batch_size=None, num_workers=0))"
+            )
+
+    def intensity(self, index: int) -> npt.NDArray[np.float32]:
+        """``[C, 2]`` scale and offset of a sample's channels."""
+        number = int(np.searchsorted(self.view.offsets, index, "right")) - 1
+        known, own = self._scales[number], index - int(self.view.offsets[number])
+        if known is not None:
+            return known[own]
+        corpus = self.view.corpora[number]
+        if corpus.header.recipe["dtype"] != "uint8":
+            return np.tile(np.array([1, 0], np.float32), (corpus.image_shape[0], 1))
+        return _recorded_intensity(corpus, own)
+
+    def image_into(self, index: int, out: npt.NDArray[Any], box: Box | None = None) -> None:
+        """Fill ``out [C, d, h, w]``: in the stored dtype with what is stored, in float32 with intensities."""
+        corpus, own = self.view.place(index)
+        reader = corpus.readers["image"]
+        if out.dtype == reader.layout.numpy_dtype:
+            reader.read_into(own, out) if box is None else reader.read_box_into(own, box, out)
+            return
+        held = np.empty(out.shape, reader.layout.numpy_dtype)
+        reader.read_into(own, held) if box is None else reader.read_box_into(own, box, held)
+        if held.dtype == np.uint8:
+            scale = self.intensity(index)
+            np.multiply(held, scale[:, 0, None, None, None], out=out, casting="unsafe")
+            out += scale[:, 1, None, None, None]
+        else:
+            np.copyto(out, held)
+
+    def label_into(self, index: int, out: npt.NDArray[np.int16], box: Box | None = None) -> None:
+        """Fill ``out [d, h, w]`` with a label map."""
+        corpus, own = self.view.place(index)
+        reader = corpus.readers["label"]
+        reader.read_into(own, out) if box is None else reader.read_box_into(own, box[1:], out)
+
+
+@lru_cache(maxsize=64)
+def _shard_intensities(corpus: Corpus, shard: int) -> dict[int, npt.NDArray[np.float32]]:
+    record = corpus.record(shard) or {"samples": []}
+    return {entry["index"]: np.array(entry["intensity"], np.float32) for entry in record["samples"]}
+
+
+def _recorded_intensity(corpus: Corpus, index: int) -> npt.NDArray[np.float32]:
+    return _shard_intensities(corpus, index // corpus.header.shard_size)[index]
 
 
 class Reader:
-    """Images of a corpus by number; corpora up to ``cache_bytes`` are kept in memory, whole shards read at once."""
+    """Images of a corpus by number, as float32: for evaluation, where no stream is needed."""
 
-    def __init__(self, corpus: Corpus, cache_bytes: int = CACHE_BYTES) -> None:
-        self.corpus = corpus
-        self._pid = os.getpid()
+    def __init__(self, corpus: Corpus | Merged) -> None:
+        self.samples = Samples(_view(corpus))
 
     def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Images ``[B, C, D, H, W]`` as float32. Raises RuntimeError in a forked process, where zarr could hang."""
-        if os.getpid() != self._pid:
-            raise RuntimeError("a Stream was carried into a forked process; make it there, or start workers with spawn")
-        return np.stack([self.corpus.image(int(i)) for i in indices]).astype(np.float32)
+        """Images ``[B, C, D, H, W]``. Raises RuntimeError in a forked process, where it could hang."""
+        self.samples.check_process()
+        images = np.empty((len(indices), *self.samples.view.image_shape), np.float32)
+        for image, index in zip(images, indices, strict=True):
+            self.samples.image_into(int(index), image)
+        return images
+
+
+def _view(source: Corpus | Merged) -> Merged:
+    return source if isinstance(source, Merged) else Merged([source])
 
 
 class Stream:
     """Endless batches of a corpus, one epoch per ``iter``.
 
     Args:
-        corpus: a complete corpus.
+        source: a corpus, or several with mixing ratios.
         batch_size: samples a batch on this rank.
-        seed: of the order.
+        seed: of order, crops and transform.
         indices: the samples to use; all if None.
         rank, world: this process among those that share every global batch.
+        crop: size ``(d, h, w)`` of a random crop of every sample; of a layout with blocks only those it meets are read.
+        labels: also give label maps.
+        as_stored: images in the stored dtype, with their scale and offset.
+        device: where batches are wanted. To a GPU they are copied from pinned memory while the last one is used.
+        transform: (image ``[B, C, d, h, w]``, generator on the same device) → image, done ahead; its randomness is a
+            function of (seed, epoch, position).
+        threads: that read and decode.
+        prefetch: batches held ready.
+        window: shards shuffled together; 0 shuffles all samples together, which reads every one by itself.
+        follow: begin while the corpus is still being made: the first epoch takes shards by number as they appear,
+            ``window`` (or 4) at a time.
+        patience: seconds to wait for the next shard when following.
 
     Raises:
-        UserError: a corpus that is not complete, a batch larger than the samples there are.
+        UserError: a corpus that is not complete (unless followed), a batch larger than the samples there are, a crop
+            larger than the volumes, label maps that are not there.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
+        source: Corpus | Merged,
         batch_size: int,
         seed: int = 0,
         indices: npt.NDArray[np.int64] | None = None,
         rank: int = 0,
         world: int = 1,
+        *,
+        crop: tuple[int, int, int] | None = None,
+        labels: bool = False,
+        as_stored: bool = False,
+        device: str | torch.device = "cpu",
+        transform: Transform | None = None,
+        threads: int = 2,
+        prefetch: int = 3,
+        window: int = 0,
+        follow: bool = False,
+        patience: float = PATIENCE_S,
     ) -> None:
-        if not corpus.complete:
-            raise UserError(f"corpus '{corpus.path}' is not complete; run its generate command again to go on")
-        self.indices = np.arange(len(corpus)) if indices is None else np.asarray(indices, np.int64)
+        self.view = _view(source)
+        if not self.view.complete and not follow:
+            raise UserError(f"corpus '{self.view.path}' is not complete; run its generate command again to go on")
+        self.indices = np.arange(len(self.view)) if indices is None else np.asarray(indices, np.int64)
         if not 1 <= batch_size * world <= len(self.indices):
             raise UserError(
                 f"batch size {batch_size * world} was asked for of {len(self.indices)} samples; "
                 f"expected 1 to {len(self.indices)}"
             )
-        self.reader = Reader(corpus)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.crop, self.labels, self.as_stored = crop, labels, as_stored
+        self.device, self.transform = str(device), transform
+        self.threads, self.prefetch, self.window = threads, prefetch, window
+        self.follow, self.patience = follow and not self.view.complete, patience
+        self.samples = Samples(self.view)
         self.epoch, self.position = 0, 0
+        self._check_what()
+        self._image_buffers, self._label_buffers = self._make_buffers()
+
+    def _check_what(self) -> None:
+        shape = self.view.image_shape[1:]
+        if self.crop is not None and not all(1 <= c <= n for c, n in zip(self.crop, shape, strict=True)):
+            raise UserError(f"a crop of {self.crop} voxels was asked for of volumes {shape}; expected at most these")
+        if self.labels and not self.view.has_labels:
+            raise UserError(f"corpus '{self.view.path}' holds no label maps; leave them out")
+        if min(self.threads, self.prefetch) < 1 or self.window < 0:
+            raise UserError(
+                f"threads {self.threads}, prefetch {self.prefetch}, window {self.window}; expected 1, 1 and 0 or more"
+            )
+        if self.follow and len(self.view.corpora) > 1:
+            raise UserError("several corpora cannot be followed while they are made; finish them first")
+
+    def _make_buffers(self) -> tuple[Buffers, Buffers]:
+        dtypes = {corpus.header.recipe["dtype"] for corpus in self.view.corpora}
+        if self.as_stored and len(dtypes) > 1:
+            raise UserError(f"the corpora are stored as {' and '.join(sorted(dtypes))}; as_stored needs one type")
+        on_gpu = self.device.startswith("cuda")
+        kept = len(dtypes) == 1 and (self.as_stored or on_gpu)
+        channels, *whole = self.view.image_shape
+        box = self.crop or tuple(whole)
+        image = Buffers(
+            (self.batch_size, channels, *box), dtypes.pop() if kept else "float32", on_gpu, self.prefetch + 3
+        )
+        return image, Buffers((self.batch_size, *box), "int16", on_gpu, self.prefetch + 3)
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Sample numbers of an epoch, in order, all ranks together."""
-        return self.indices[rng_for(self.seed, epoch, "stream").permutation(len(self.indices))]
+        if len(self.view.corpora) > 1:
+            offsets = self.view.offsets
+            sources = [
+                self.indices[(self.indices >= low) & (self.indices < high)]
+                for low, high in zip(offsets[:-1], offsets[1:], strict=True)
+            ]
+            ratios = [ratio if len(own) else 0.0 for ratio, own in zip(self.view.ratios, sources, strict=True)]
+            shares = [ratio / sum(ratios) for ratio in ratios]
+            return orders.mixed(sources, shares, len(self.indices), self.seed, epoch)
+        shard_size = self.view.corpora[0].header.shard_size
+        if self.follow and epoch == 0:
+            window = self.window or FOLLOW_WINDOW
+            return orders.windowed(self.indices, shard_size, window, self.seed, epoch, ascending=True)
+        if self.window:
+            return orders.windowed(self.indices, shard_size, self.window, self.seed, epoch)
+        return orders.uniform(self.indices, self.seed, epoch)
 
     def __len__(self) -> int:
         """Batches an epoch; what is left over after the last full one is skipped (it is another every epoch)."""
@@ -100,22 +254,176 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch."""
-        order = self.order(self.epoch)
+        self.samples.check_process()
+        epoch, order = self.epoch, self.order(self.epoch)
         step = self.batch_size * self.world
         starts = list(range(self.position, len(order) - step + 1, step))
-        with ThreadPoolExecutor(1) as pool:
-            waiting: list[Future[Batch]] = []
+        if not starts:
+            self.epoch, self.position = epoch + 1, 0
+        with _Ahead(self, epoch, order) as ahead:
             for at, start in enumerate(starts):
-                while len(waiting) < PREFETCH and at + len(waiting) < len(starts):
-                    low = starts[at + len(waiting)] + self.rank * self.batch_size
-                    waiting.append(pool.submit(self._batch, order[low : low + self.batch_size]))
-                batch = waiting.pop(0).result()
-                self.position = start + step
-                if at == len(starts) - 1:
-                    self.epoch, self.position = self.epoch + 1, 0
+                ahead.ask(starts[at : at + self.prefetch])
+                batch = ahead.take(start)
+                self.samples.check_process()
+                last = at == len(starts) - 1
+                self.epoch, self.position = (epoch + 1, 0) if last else (epoch, start + step)
                 yield batch
 
-    def _batch(self, indices: npt.NDArray[np.int64]) -> Batch:
+
+class _Ahead:
+    """Batches of one epoch on their way: parts are read by the reading threads, delivered by one more, in order."""
+
+    def __init__(self, stream: Stream, epoch: int, order: npt.NDArray[np.int64]) -> None:
+        self.stream, self.epoch, self.order = stream, epoch, order
+        self.readers = ThreadPoolExecutor(stream.threads, "brainloom-read")
+        self.courier = ThreadPoolExecutor(1, "brainloom-deliver")
+        self.waiting: dict[int, Future[tuple[Batch, Any]]] = {}
+        self._asked = -1
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pool in (self.courier, self.readers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask(self, starts: list[int]) -> None:
+        """Begin the batches at these positions that were not begun yet."""
+        for start in starts:
+            if start > self._asked:
+                self._asked = start
+                self.waiting[start] = self._begin(start)
+
+    def take(self, start: int) -> Batch:
+        """The batch at a position, ready to use on the current stream of its device."""
+        batch, event = self.waiting.pop(start).result()
+        if event is not None:
+            import torch
+
+            torch.cuda.current_stream(batch.image.device).wait_event(event)
+            batch.image.record_stream(torch.cuda.current_stream(batch.image.device))
+        return batch
+
+    def _begin(self, start: int) -> Future[tuple[Batch, Any]]:
+        stream = self.stream
+        low = start + stream.rank * stream.batch_size
+        indices = self.order[low : low + stream.batch_size]
+        image = stream._image_buffers.take()
+        label = stream._label_buffers.take() if stream.labels else None
+        parts = [self.readers.submit(self._fill, image, label, indices, low, part) for part in range(stream.threads)]
+        return self.courier.submit(self._deliver, parts, image, label, indices, start)
+
+    def _fill(
+        self,
+        image: npt.NDArray[Any],
+        label: npt.NDArray[Any] | None,
+        indices: npt.NDArray[np.int64],
+        low: int,
+        part: int,
+    ) -> None:
+        """Every ``threads``-th sample of a batch."""
+        stream = self.stream
+        for place in range(part, len(indices), stream.threads):
+            index = int(indices[place])
+            if stream.follow:
+                _wait_for(stream.view.corpora[0], index // stream.view.corpora[0].header.shard_size, stream.patience)
+            box = self._box(low + place)
+            stream.samples.image_into(index, image[place], box)
+            if label is not None:
+                stream.samples.label_into(index, label[place], box)
+
+    def _box(self, position: int) -> Box | None:
+        crop, (channels, *whole) = self.stream.crop, self.stream.view.image_shape
+        if crop is None:
+            return None
+        room = (whole[0] - crop[0], whole[1] - crop[1], whole[2] - crop[2])
+        corner = orders.crop_corner(self.stream.seed, self.epoch, position, room)
+        return (slice(0, channels), *(slice(a, a + c) for a, c in zip(corner, crop, strict=True)))
+
+    def _deliver(
+        self,
+        parts: list[Future[None]],
+        image: npt.NDArray[Any],
+        label: npt.NDArray[Any] | None,
+        indices: npt.NDArray[np.int64],
+        start: int,
+    ) -> tuple[Batch, Any]:
         import torch
 
-        return Batch(torch.from_numpy(self.reader.read(indices)), torch.from_numpy(indices.copy()))
+        for part in parts:
+            part.result()
+        stream = self.stream
+        scales = torch.from_numpy(np.stack([stream.samples.intensity(int(i)) for i in indices]))
+        held = Batch(
+            stream._image_buffers.lend(image),
+            torch.from_numpy(indices.copy()),
+            None if label is None else stream._label_buffers.lend(label),
+            scales if stream.as_stored else None,
+        )
+        if stream.device.startswith("cuda"):
+            return _to_gpu(held, scales, stream, self._seed(start))
+        if stream.transform is None:
+            return held, None
+        generator = torch.Generator().manual_seed(self._seed(start))
+        return Batch(stream.transform(held.image, generator), held.index, held.label, held.intensity), None
+
+    def _seed(self, start: int) -> int:
+        from synth.keys import rng_for
+
+        key = self.epoch * 2**40 + start + self.stream.rank
+        return int(rng_for(self.stream.seed, key, "stream transform").integers(2**62))
+
+
+def _to_gpu(held: Batch, scales: torch.Tensor, stream: Stream, seed: int) -> tuple[Batch, Any]:
+    """Copy, scale and transform on a CUDA stream of its own; the event says when it is done."""
+    import torch
+
+    device = torch.device(stream.device)
+    aside = _side_stream(str(device))
+    with torch.cuda.stream(aside):
+        image = held.image.to(device, non_blocking=True)
+        label = None if held.label is None else held.label.to(device, non_blocking=True)
+        if not stream.as_stored and image.dtype == torch.uint8:
+            scale = scales.to(device, non_blocking=True)[..., None, None, None]
+            image = image.float() * scale[:, :, 0] + scale[:, :, 1]
+        elif not stream.as_stored:
+            image = image.float()
+        if stream.transform is not None:
+            image = stream.transform(image, torch.Generator(device).manual_seed(seed))
+        event = torch.cuda.Event()
+        event.record(aside)
+    event.synchronize()  # this thread waits, nobody else: the pinned buffer may go back afterwards
+    return Batch(image, held.index, label, held.intensity), event
+
+
+@lru_cache(maxsize=8)
+def _side_stream(device: str) -> Any:
+    import torch
+
+    return torch.cuda.Stream(torch.device(device))
+
+
+def _wait_for(corpus: Corpus, shard: int, patience: float) -> None:
+    """Return once a shard has its record.
+
+    Raises:
+        UserError: no shard appeared for ``patience`` seconds.
+    """
+    seen, since = -1, time.monotonic()
+    while not _is_there(corpus, shard):
+        made = sum(1 for _ in corpus.storage.names("records"))
+        if made != seen:
+            seen, since = made, time.monotonic()
+        if time.monotonic() - since > patience:
+            raise UserError(
+                f"corpus '{corpus.path}' got no new shard for {patience:g} s ({made} of {corpus.header.shards} are there); "
+                "is its generate command still running?"
+            )
+        time.sleep(POLL_S)
+
+
+def _is_there(corpus: Corpus, shard: int) -> bool:
+    known: set[int] = corpus.__dict__.setdefault("_shards_seen", set())
+    if shard not in known and corpus.storage.exists(record_name(shard)):
+        known.add(shard)
+    return shard in known

@@ -212,7 +212,7 @@ def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions,
 @torch.no_grad()
 def _figures(objective: Objective, corpus: Corpus, held: int) -> dict[str, float]:
     """The objective's figures on the held-out samples."""
-    reader = Reader(corpus, cache_bytes=0)
+    reader = Reader(corpus)
     objective = objective.eval()
     device = next(objective.parameters()).device
     indices = np.arange(len(corpus) - held, len(corpus))

@@ -311,7 +311,7 @@ class Corpus:
         """Shards that have no whole record yet."""
         there = bytearray(self.header.shards)
         for name in self.storage.names(RECORDS):
-            number, dot, rest = name.partition(".")
+            number, _, rest = name.partition(".")
             if rest == "json" and number.isdigit() and int(number) < len(there):
                 there[int(number)] = 1
         return [shard for shard, made in enumerate(there) if not made]

@@ -21,7 +21,11 @@ from synth.errors import UserError, near
 from synth.sample import Sample
 
 ENTRY_POINTS = "brainloom.generators"
-BUILT_IN = {"LabelMap": "synth.labelmap:LabelMap", "Diffusion": "synth.diffusion.generator:Diffusion"}
+BUILT_IN = {
+    "LabelMap": "synth.labelmap:LabelMap",
+    "Diffusion": "synth.diffusion.generator:Diffusion",
+    "Scans": "synth.scans:Scans",
+}
 Params = dict[str, Any]
 
 

@@ -25,7 +25,7 @@ from unittest import mock
 
 import numpy as np
 
-from synth.corpus import SPATIAL, Corpus, as_stored, checksum
+from synth.corpus import Corpus, as_stored, checksum
 from synth.engine import Job, generate
 from synth.errors import UserError
 from synth.generator import Generator, GeneratorSpec, Params, find_generator, restore_types
@@ -33,9 +33,7 @@ from synth.keys import rng_for
 from synth.options import parse_value
 from synth.sample import Sample
 from synth.verify import verify
-
-RESERVED = ("image", "label", "affine", "records", "sample", "channel", "row", "column", *SPATIAL)
-"""Names of a corpus's own arrays and axes: no covariate may have one of them."""
+from synth.writing import RESERVED
 
 
 def difference(one: Sample, other: Sample) -> str:

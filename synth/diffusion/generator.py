@@ -77,7 +77,8 @@ class Diffusion(Generator):
         import torch
 
         from synth.diffusion.networks import margins
-        from synth.diffusion.sampling import decode_volume, noise_of, repeatable, sample_latent
+        from synth.diffusion.sampling import decode_volume, noise_of, sample_latent
+        from synth.repeatable import repeatable
 
         autoencoder, unet, mean = self._networks
         config, device = self.weights.config, mean.device

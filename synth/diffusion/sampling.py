@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,19 +10,6 @@ from torch import Tensor, nn
 from synth.diffusion.conditions import UNTOLD
 from synth.diffusion.networks import Autoencoder, Size, foretell, sample_scheduler
 from synth.keys import rng_for
-
-
-@contextlib.contextmanager
-def repeatable() -> Iterator[None]:
-    """No gradients, one CPU thread and cuDNN's deterministic kernels: sums are added in one order on every machine
-    of one kind, however many cores it has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

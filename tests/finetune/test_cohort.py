@@ -13,8 +13,11 @@ import pytest
 from finetune.cohort import load_cohort, refuse_leak
 from finetune.prepare import prepare, read_scan, resample
 from finetune.tasks import TASKS, participants_of
+from synth.bids import find_scans
 from synth.corpus import Corpus
+from synth.engine import Job, generate
 from synth.errors import UserError
+from synth.generator import GeneratorSpec
 from synth.sample import centred_affine
 from tests.conftest import Run
 
@@ -124,3 +127,48 @@ def test_weights_from_label_maps_of_the_cohorts_people_are_refused(people: Corpu
     grandparent = {**corpus.parent(), "parents": [{"kind": "generator weights", "sha256": "w", "parents": [source]}]}
     with pytest.raises(UserError, match="must not share people"):
         refuse_leak(cohort, grandparent, "w")
+
+
+@pytest.fixture
+def visits(tmp_path: Path) -> Path:
+    """A BIDS folder of two people, the first with two sessions: eggs with a bright end."""
+    head = np.zeros((20, 22, 20), np.float32)
+    head[4:16, 3:19, 4:16] = 50.0
+    for at, name in enumerate(("sub-01/ses-1", "sub-01/ses-2", "sub-02")):
+        folder = tmp_path / "visits" / name / "anat"
+        folder.mkdir(parents=True)
+        head[5:15, 15:18, 5:15] = 60.0 + at
+        nibabel.save(nibabel.Nifti1Image(head, np.diag([8.0, 8, 8, 1])), folder / f"{name.replace('/', '_')}_T1w.nii")
+    (tmp_path / "visits/participants.tsv").write_text("participant_id\tage\nsub-01\t60\nsub-02\t70\n")
+    return tmp_path / "visits"
+
+
+def imported(folder: Path, out: Path) -> Corpus:
+    """The folder's scans as a corpus."""
+    spec = GeneratorSpec("Scans", {"folder": folder, "shape": (20, 22, 20), "spacing": 8.0})
+    assert not generate(Job(spec, len(find_scans(folder, "T1w")), 0, out)).failed
+    return Corpus(out)
+
+
+def test_a_corpus_of_scans_has_the_people_of_its_folder_and_one_scan_of_each(visits: Path, tmp_path: Path) -> None:
+    cohort, direct = load_cohort(imported(visits, tmp_path / "c.zarr").path), load_cohort(visits)
+    assert cohort.scans == {"sub-01": 0, "sub-02": 2}
+    assert cohort.table.index.tolist() == direct.table.index.tolist() == ["sub-01", "sub-02"]
+    assert cohort.table["age"].tolist() == [60.0, 70.0]
+    assert not cohort.simulated and not direct.simulated
+
+
+def test_weights_pretrained_on_a_cohorts_own_scans_are_refused(visits: Path, tmp_path: Path) -> None:
+    corpus = imported(visits, tmp_path / "c.zarr")
+    with pytest.raises(UserError, match=r"same 2 label map\(s\) or scans"):
+        refuse_leak(load_cohort(visits), corpus.parent(), "w")
+    with pytest.raises(UserError, match=r"same 3 label map\(s\) or scans"):
+        refuse_leak(load_cohort(corpus.path), {**corpus.parent(), "identity": "other"}, "w")
+
+
+def test_weights_pretrained_on_other_scans_are_welcome(visits: Path, tmp_path: Path) -> None:
+    shutil.move(visits / "sub-01", tmp_path / "others" / "sub-01")
+    cohort = load_cohort(imported(tmp_path / "others", tmp_path / "others.zarr").path)
+    refuse_leak(
+        cohort, imported(visits, tmp_path / "rest.zarr").parent(), "w"
+    )  # the same generator and seed, which say nothing of scans
