@@ -182,7 +182,8 @@ class Nibabel(Reading):
     def one(self, number: int, out: Batch) -> None:
         import nibabel
 
-        out[0] = np.asarray(nibabel.load(self.paths[number]).dataobj)
+        image: Any = nibabel.load(self.paths[number])
+        out[0] = np.asarray(image.dataobj)
 
 
 class Loader:
@@ -220,7 +221,7 @@ def monai(folder: str, persistent: bool) -> Loader:
             EnsureType(dtype=np.uint8, track_meta=False),
         ]
     )
-    options = {"batch_size": BATCH, "shuffle": True, "num_workers": 0, "drop_last": True}
+    options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True, "num_workers": 0, "drop_last": True}
     if persistent:
         kept = PersistentDataset(files, load, cache_dir=Path(folder) / "persistent")
         for number in range(len(kept)):
