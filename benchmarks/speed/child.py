@@ -54,8 +54,9 @@ def serve(spec: dict[str, Any], words: Iterable[str], out: TextIO) -> None:
 
     try:
         make = maker(spec)
-        threads = hold_to_threads(spec["threads"])
+        hold_to_threads(spec["threads"])
         warm_up(make)
+        threads = hold_to_threads(spec["threads"])  # of what was imported meanwhile, too
         say({"volumes": getattr(make, "volumes_per_call", 1)})
         for word in map(str.strip, words):
             if word == "end":
