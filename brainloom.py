@@ -13,6 +13,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "synth": {
         "generate": ("synth.cli:generate", "make a corpus of synthetic volumes"),
         "import": ("synth.scans_cli:import_", "make a corpus of the real scans of a BIDS folder"),
+        "plan": ("synth.cli:plan", "what generate with the same options will cost, before it runs"),
         "train": ("synth.cli:train", "train a generator that learns (Diffusion) on a corpus"),
         "inspect": ("synth.cli:inspect", "look at a corpus: summary and a mosaic picture"),
         "verify": ("synth.cli:verify", "check every bit of a corpus against its records, or compare two"),

@@ -101,8 +101,9 @@ class Clock:
 
 def _corpora(out: Path, size: Size, workers: int, clock: Clock) -> list[Path]:
     """The training corpus, and a cohort with other people, other anatomy variation and two scanners of its own."""
-    from synth.engine import Job, generate, ray_session
+    from synth.engine import Job, generate
     from synth.generator import GeneratorSpec
+    from synth.pool import Workers, ray_session
     from synth.progress import progress_bar
 
     corpus = GeneratorSpec("LabelMap", GRID)
@@ -122,7 +123,7 @@ def _corpora(out: Path, size: Size, workers: int, clock: Clock) -> list[Path]:
         Job(cohort, size.people, COHORT_SEED, out / "cohort.zarr"),
     ]
     if workers and not all(_made(job) for job in jobs):
-        with ray_session(workers):
+        with ray_session(Workers(workers)):
             return _corpora_of(jobs, workers, clock, generate, progress_bar)
     return _corpora_of(jobs, workers, clock, generate, progress_bar)
 

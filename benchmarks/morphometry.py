@@ -142,7 +142,7 @@ def volume_table(draws: pd.DataFrame) -> pd.DataFrame:
     """Structure → median, 95th percentile and largest |error| (share of what was asked), and the share of draws within
     ``CLOSE``."""
     error = (draws["realised"] / draws["asked"] - 1).abs()
-    of_structure = error.groupby(draws["structure"], sort=False)
+    of_structure: Any = error.groupby(draws["structure"], sort=False)
     table = of_structure.quantile([0.5, 0.95, 1.0]).unstack()
     table.columns = pd.Index(["median", "p95", "largest"])
     table["allowed"] = [CLOSE.get(str(name), math.nan) for name in table.index]

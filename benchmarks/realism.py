@@ -95,7 +95,8 @@ def inside(rows: pd.DataFrame, real: pd.DataFrame) -> pd.DataFrame:
         low, high = real.loc[metric, "p05"], real.loc[metric, "p95"]
         share = float(((rows[metric] >= low) & (rows[metric] <= high)).mean())
         ours = {f"ours_{name}": round(float(rows[metric].quantile(q)), 4) for name, q in _QUANTILES.items()}
-        theirs = {f"real_{name}": float(real.loc[metric, name]) for name in _QUANTILES}
+        of_real: Any = real.loc[metric]
+        theirs = {f"real_{name}": float(of_real[name]) for name in _QUANTILES}
         table[metric] = {**ours, **theirs, "inside": round(share, 4)}
     return pd.DataFrame.from_dict(table, orient="index")
 

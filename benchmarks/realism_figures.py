@@ -76,7 +76,7 @@ def real_scan(cohort: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float
 
 def side_by_side(sample: Sample, scan: tuple[npt.NDArray[np.float32], tuple[float, float, float]], path: Path) -> None:
     """A synthetic volume above a real one, both at 2 mm, at the same window: 0 to 1.3 times white matter. The sagittal
-    slice is off the midline, so that no face has a profile."""
+    slice is off the midline and the real scan's face is cut off, so that nobody is recognised."""
     from matplotlib.figure import Figure
     from scipy.ndimage import zoom
 
@@ -91,7 +91,7 @@ def side_by_side(sample: Sample, scan: tuple[npt.NDArray[np.float32], tuple[floa
         ("real", scan[0], scan[1]),
     ):
         coarse = zoom(image, [s / BRAIN_MM for s in spacing], order=1)
-        pictures.append((name, coarse / white_level(coarse)))
+        pictures.append((name, coarse / white_level(coarse) * (without_face(coarse.shape) if name == "real" else 1)))
     sheet = Figure(figsize=(9, 6.4), facecolor="black", layout="constrained")
     for row, (name, image) in zip(sheet.subplots(2, 3), pictures, strict=True):
         for axis, cut in zip(row, slices(image, SAGITTAL), strict=True):
@@ -99,6 +99,13 @@ def side_by_side(sample: Sample, scan: tuple[npt.NDArray[np.float32], tuple[floa
             axis.axis("off")
         row[0].set_title(name, color="white", loc="left")
     sheet.savefig(path, dpi=80, facecolor="black")
+
+
+def without_face(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """False in front of and below a slanting plane from the forehead to the back of the jaw; RAS+ ``[D, H, W]``."""
+    y, z = np.linspace(0, 1, shape[1])[:, None], np.linspace(0, 1, shape[2])[None]
+    kept: npt.NDArray[np.bool_] = np.broadcast_to(z > 0.62 - 0.97 * (1 - y), shape)
+    return kept
 
 
 def white_level(image: npt.NDArray[np.float32]) -> float:

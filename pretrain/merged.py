@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ class Merged:
                 "expected one number of 0 or more for each"
             )
         self.ratios = tuple(ratio / sum(given) for ratio in given)
-        self.offsets = np.cumsum([0, *(len(corpus) for corpus in self.corpora)])
+        self.offsets = [0, *accumulate(len(corpus) for corpus in self.corpora)]
 
     @property
     def path(self) -> Path:
@@ -69,12 +71,16 @@ class Merged:
         return all(corpus.complete for corpus in self.corpora)
 
     def __len__(self) -> int:
-        return int(self.offsets[-1])
+        return self.offsets[-1]
+
+    def source(self, index: int) -> int:
+        """The number of a sample's corpus."""
+        return bisect_right(self.offsets, index) - 1
 
     def place(self, index: int) -> tuple[Corpus, int]:
         """The corpus of a sample, and its number there."""
-        number = int(np.searchsorted(self.offsets, index, "right")) - 1
-        return self.corpora[number], index - int(self.offsets[number])
+        number = self.source(index)
+        return self.corpora[number], index - self.offsets[number]
 
     def image(self, index: int) -> npt.NDArray[Any]:
         """Image ``[C, D, H, W]``."""

@@ -6,10 +6,11 @@ Batches are read, decoded, scaled and augmented ahead, while the last one is tra
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pretrain import order as orders
+from pretrain.ahead import Ahead
 from pretrain.buffers import Buffers
 from pretrain.merged import Merged
-from synth.corpus import Corpus, record_name
+from synth.corpus import RECORDS, Corpus, record_name
 from synth.errors import UserError
+from synth.keys import rng_for
 from synth.shard import Box
 
 if TYPE_CHECKING:
@@ -66,9 +69,15 @@ class Samples:
                 "(a Stream needs none: it has threads of its own, use DataLoader(stream, batch_size=None, num_workers=0))"
             )
 
+    def intensities(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """``[B, C, 2]`` scale and offset of samples' channels."""
+        if len(self._scales) == 1 and self._scales[0] is not None:
+            return self._scales[0][indices]
+        return np.stack([self.intensity(int(index)) for index in indices])
+
     def intensity(self, index: int) -> npt.NDArray[np.float32]:
         """``[C, 2]`` scale and offset of a sample's channels."""
-        number = int(np.searchsorted(self.view.offsets, index, "right")) - 1
+        number = self.view.source(index)
         known, own = self._scales[number], index - int(self.view.offsets[number])
         if known is not None:
             return known[own]
@@ -192,6 +201,10 @@ class Stream:
         self.follow, self.patience = follow and not self.view.complete, patience
         self.samples = Samples(self.view)
         self.epoch, self.position = 0, 0
+        self._ahead: Ahead | None = None
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+        self._lock = threading.Lock()
+        self._there: set[int] = set()  # shards seen, when following
         self._check_what()
         self._image_buffers, self._label_buffers = self._make_buffers()
 
@@ -217,17 +230,19 @@ class Stream:
         channels, *whole = self.view.image_shape
         box = self.crop or tuple(whole)
         image = Buffers(
-            (self.batch_size, channels, *box), dtypes.pop() if kept else "float32", on_gpu, self.prefetch + 3
+            (self.batch_size, channels, *box),
+            dtypes.pop() if kept else "float32",
+            on_gpu,
+            self.prefetch + self.threads + 2,
         )
-        return image, Buffers((self.batch_size, *box), "int16", on_gpu, self.prefetch + 3)
+        return image, Buffers((self.batch_size, *box), "int16", on_gpu, self.prefetch + self.threads + 2)
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Sample numbers of an epoch, in order, all ranks together."""
         if len(self.view.corpora) > 1:
             offsets = self.view.offsets
             sources = [
-                self.indices[(self.indices >= low) & (self.indices < high)]
-                for low, high in zip(offsets[:-1], offsets[1:], strict=True)
+                self.indices[(self.indices >= low) & (self.indices < high)] for low, high in itertools.pairwise(offsets)
             ]
             ratios = [ratio if len(own) else 0.0 for ratio, own in zip(self.view.ratios, sources, strict=True)]
             shares = [ratio / sum(ratios) for ratio in ratios]
@@ -253,50 +268,27 @@ class Stream:
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch."""
+        """The rest of the current epoch. The next one's first batches are begun before it ends."""
         self.samples.check_process()
-        epoch, order = self.epoch, self.order(self.epoch)
-        step = self.batch_size * self.world
-        starts = list(range(self.position, len(order) - step + 1, step))
+        if self._ahead is None:
+            self._ahead = Ahead(self._make, self.threads)
+        epoch, step = self.epoch, self.batch_size * self.world
+        starts = list(range(self.position, len(self) * step, step))
         if not starts:
             self.epoch, self.position = epoch + 1, 0
-        with _Ahead(self, epoch, order) as ahead:
-            for at, start in enumerate(starts):
-                ahead.ask(starts[at : at + self.prefetch])
-                batch = ahead.take(start)
-                self.samples.check_process()
-                last = at == len(starts) - 1
-                self.epoch, self.position = (epoch + 1, 0) if last else (epoch, start + step)
-                yield batch
+        following = [(epoch, start) for start in starts]
+        following += [(epoch + 1, start) for start in range(0, len(self) * step, step)]
+        for at, start in enumerate(starts):
+            self._ahead.ask(following[at : at + self.prefetch + self.threads])
+            batch = self._ahead.take((epoch, start))
+            last = at == len(starts) - 1
+            self.epoch, self.position = (epoch + 1, 0) if last else (epoch, start + step)
+            yield self._ready(batch)
 
-
-class _Ahead:
-    """Batches of one epoch on their way: parts are read by the reading threads, delivered by one more, in order."""
-
-    def __init__(self, stream: Stream, epoch: int, order: npt.NDArray[np.int64]) -> None:
-        self.stream, self.epoch, self.order = stream, epoch, order
-        self.readers = ThreadPoolExecutor(stream.threads, "brainloom-read")
-        self.courier = ThreadPoolExecutor(1, "brainloom-deliver")
-        self.waiting: dict[int, Future[tuple[Batch, Any]]] = {}
-        self._asked = -1
-
-    def __enter__(self) -> _Ahead:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for pool in (self.courier, self.readers):
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def ask(self, starts: list[int]) -> None:
-        """Begin the batches at these positions that were not begun yet."""
-        for start in starts:
-            if start > self._asked:
-                self._asked = start
-                self.waiting[start] = self._begin(start)
-
-    def take(self, start: int) -> Batch:
-        """The batch at a position, ready to use on the current stream of its device."""
-        batch, event = self.waiting.pop(start).result()
+    @staticmethod
+    def _ready(made: tuple[Batch, Any]) -> Batch:
+        """A batch, once the copy to its device is done as far as the device's current stream is concerned."""
+        batch, event = made
         if event is not None:
             import torch
 
@@ -304,74 +296,80 @@ class _Ahead:
             batch.image.record_stream(torch.cuda.current_stream(batch.image.device))
         return batch
 
-    def _begin(self, start: int) -> Future[tuple[Batch, Any]]:
-        stream = self.stream
-        low = start + stream.rank * stream.batch_size
-        indices = self.order[low : low + stream.batch_size]
-        image = stream._image_buffers.take()
-        label = stream._label_buffers.take() if stream.labels else None
-        parts = [self.readers.submit(self._fill, image, label, indices, low, part) for part in range(stream.threads)]
-        return self.courier.submit(self._deliver, parts, image, label, indices, start)
-
-    def _fill(
-        self,
-        image: npt.NDArray[Any],
-        label: npt.NDArray[Any] | None,
-        indices: npt.NDArray[np.int64],
-        low: int,
-        part: int,
-    ) -> None:
-        """Every ``threads``-th sample of a batch."""
-        stream = self.stream
-        for place in range(part, len(indices), stream.threads):
-            index = int(indices[place])
-            if stream.follow:
-                _wait_for(stream.view.corpora[0], index // stream.view.corpora[0].header.shard_size, stream.patience)
-            box = self._box(low + place)
-            stream.samples.image_into(index, image[place], box)
-            if label is not None:
-                stream.samples.label_into(index, label[place], box)
-
-    def _box(self, position: int) -> Box | None:
-        crop, (channels, *whole) = self.stream.crop, self.stream.view.image_shape
-        if crop is None:
-            return None
-        room = (whole[0] - crop[0], whole[1] - crop[1], whole[2] - crop[2])
-        corner = orders.crop_corner(self.stream.seed, self.epoch, position, room)
-        return (slice(0, channels), *(slice(a, a + c) for a, c in zip(corner, crop, strict=True)))
-
-    def _deliver(
-        self,
-        parts: list[Future[None]],
-        image: npt.NDArray[Any],
-        label: npt.NDArray[Any] | None,
-        indices: npt.NDArray[np.int64],
-        start: int,
-    ) -> tuple[Batch, Any]:
+    def _make(self, key: tuple[int, int]) -> tuple[Batch, Any]:
+        """One batch by (epoch, position of its first sample, all ranks together); runs in a reading thread."""
         import torch
 
-        for part in parts:
-            part.result()
-        stream = self.stream
-        scales = torch.from_numpy(np.stack([stream.samples.intensity(int(i)) for i in indices]))
+        epoch, start = key
+        low = start + self.rank * self.batch_size
+        indices = self._order(epoch)[low : low + self.batch_size]
+        image = self._image_buffers.take()
+        label = self._label_buffers.take() if self.labels else None
+        for place, index in enumerate(indices.tolist()):
+            if self.follow:
+                self._wait_for(index)
+            box = None if self.crop is None else self._box(epoch, low + place)
+            self.samples.image_into(index, image[place], box)
+            if label is not None:
+                self.samples.label_into(index, label[place], box)
+        scaling = self.as_stored or self.device.startswith("cuda")
+        scales = torch.from_numpy(self.samples.intensities(indices)) if scaling else None
         held = Batch(
-            stream._image_buffers.lend(image),
+            self._image_buffers.lend(image),
             torch.from_numpy(indices.copy()),
-            None if label is None else stream._label_buffers.lend(label),
-            scales if stream.as_stored else None,
+            None if label is None else self._label_buffers.lend(label),
+            scales if self.as_stored else None,
         )
-        if stream.device.startswith("cuda"):
-            return _to_gpu(held, scales, stream, self._seed(start))
-        if stream.transform is None:
+        if self.device.startswith("cuda"):
+            assert scales is not None
+            return _to_gpu(held, scales, self, self._seed(epoch, start))
+        if self.transform is None:
             return held, None
-        generator = torch.Generator().manual_seed(self._seed(start))
-        return Batch(stream.transform(held.image, generator), held.index, held.label, held.intensity), None
+        generator = torch.Generator().manual_seed(self._seed(epoch, start))
+        return Batch(self.transform(held.image, generator), held.index, held.label, held.intensity), None
 
-    def _seed(self, start: int) -> int:
-        from synth.keys import rng_for
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The order of an epoch, kept for the epochs that batches are being made of."""
+        with self._lock:
+            if epoch not in self._orders:
+                self._orders[epoch] = self.order(epoch)
+                for old in sorted(self._orders)[:-2]:
+                    del self._orders[old]
+            return self._orders[epoch]
 
-        key = self.epoch * 2**40 + start + self.stream.rank
-        return int(rng_for(self.stream.seed, key, "stream transform").integers(2**62))
+    def _box(self, epoch: int, position: int) -> Box:
+        assert self.crop is not None
+        channels, *whole = self.view.image_shape
+        room = (whole[0] - self.crop[0], whole[1] - self.crop[1], whole[2] - self.crop[2])
+        corner = orders.crop_corner(self.seed, epoch, position, room)
+        return (slice(0, channels), *(slice(a, a + c) for a, c in zip(corner, self.crop, strict=True)))
+
+    def _seed(self, epoch: int, start: int) -> int:
+        key = epoch * 2**40 + start + self.rank
+        return int(rng_for(self.seed, key, "stream transform").integers(2**62))
+
+    def _wait_for(self, index: int) -> None:
+        """Return once the shard of a sample has its record.
+
+        Raises:
+            UserError: no shard appeared for ``patience`` seconds.
+        """
+        corpus = self.view.corpora[0]
+        shard = index // corpus.header.shard_size
+        seen, since = -1, time.monotonic()
+        while shard not in self._there:
+            if corpus.storage.exists(record_name(shard)):
+                self._there.add(shard)
+                return
+            made = sum(1 for _ in corpus.storage.names(RECORDS))
+            if made != seen:
+                seen, since = made, time.monotonic()
+            if time.monotonic() - since > self.patience:
+                raise UserError(
+                    f"corpus '{corpus.path}' got no new shard for {self.patience:g} s ({made} of "
+                    f"{corpus.header.shards} are there); is its generate command still running?"
+                )
+            time.sleep(POLL_S)
 
 
 def _to_gpu(held: Batch, scales: torch.Tensor, stream: Stream, seed: int) -> tuple[Batch, Any]:
@@ -401,29 +399,3 @@ def _side_stream(device: str) -> Any:
     import torch
 
     return torch.cuda.Stream(torch.device(device))
-
-
-def _wait_for(corpus: Corpus, shard: int, patience: float) -> None:
-    """Return once a shard has its record.
-
-    Raises:
-        UserError: no shard appeared for ``patience`` seconds.
-    """
-    seen, since = -1, time.monotonic()
-    while not _is_there(corpus, shard):
-        made = sum(1 for _ in corpus.storage.names("records"))
-        if made != seen:
-            seen, since = made, time.monotonic()
-        if time.monotonic() - since > patience:
-            raise UserError(
-                f"corpus '{corpus.path}' got no new shard for {patience:g} s ({made} of {corpus.header.shards} are there); "
-                "is its generate command still running?"
-            )
-        time.sleep(POLL_S)
-
-
-def _is_there(corpus: Corpus, shard: int) -> bool:
-    known: set[int] = corpus.__dict__.setdefault("_shards_seen", set())
-    if shard not in known and corpus.storage.exists(record_name(shard)):
-        known.add(shard)
-    return shard in known

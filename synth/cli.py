@@ -65,6 +65,49 @@ def generate(
     return 0
 
 
+def plan(
+    out: Path,
+    count: int,
+    generator: GeneratorSpec = DEFAULT,
+    seed: int = 0,
+    workers: int | None = None,
+    shard_size: int = 16,
+    dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    codec: Literal["zstd", "none"] = "zstd",
+    chunk: int = 0,
+    append: bool = False,
+    address: str | None = None,
+    gpus_per_worker: float = 0.0,
+    dashboard: bool = False,
+) -> int:
+    """What generate with the same options will cost: disk, memory, core-hours, GPU-hours, shards. Nothing is written.
+
+    Up to a shard of volumes, a few seconds of them, are made in a process of their own and thrown away.
+
+    Args:
+        out: folder or URL of the corpus; one that is there already and not finished is planned to its end.
+        count: number of volumes.
+        generator: LabelMap, Diffusion, an installed plug-in's name, or module.Class.
+        seed: another seed is another corpus.
+        workers: Ray workers, one per core if not given; 0 is this process without Ray.
+        shard_size: volumes per shard.
+        dtype: how image voxels are stored.
+        codec: of image voxels.
+        chunk: voxels along each axis of a block; 0 for whole volumes.
+        append: let a smaller corpus grow.
+        address: a running Ray cluster to join.
+        gpus_per_worker: GPUs, or a share of one, that each worker has to itself.
+        dashboard: as for generate.
+    """
+    from synth.engine import Job
+    from synth.plan import plan as make_plan
+    from synth.pool import Workers
+
+    job = Job(generator, count, seed, out, shard_size, dtype, codec, chunk, append)
+    print(make_plan(job, Workers(_worker_count(workers, address), address, gpus_per_worker, dashboard)))
+    return 0
+
+
 def _worker_count(workers: int | None, address: str | None) -> int | None:
     """Ray workers: those asked for, else one a core of this machine, else (on a cluster) all there are."""
     import os

@@ -201,6 +201,7 @@ class Corpus:
     def __init__(self, path: Path | str, header: Header | None = None) -> None:
         self.path = Path(path)
         self.storage: Storage = open_storage(path)
+        self.attributes: dict[str, Any] = {}
         self.header = self._read_header() if header is None else header
         if header is not None:
             self.attributes = header.attributes()
@@ -224,7 +225,7 @@ class Corpus:
             raise UserError(
                 f"corpus '{path}' has format version {version}; this brainloom reads version {FORMAT_VERSION}"
             )
-        self.attributes: dict[str, Any] = attributes
+        self.attributes = attributes
         try:
             return Header.from_attributes(attributes)
         except (KeyError, TypeError, ValueError) as error:
@@ -354,7 +355,8 @@ class Corpus:
         if self.header.recipe["dtype"] != "uint8":
             return np.tile(np.array([1, 0], np.float32), (len(self), self.image_shape[0], 1))
         if self.complete:
-            return np.asarray(self.group["intensity"], np.float32)  # type: ignore[arg-type]
+            stored: Any = self.group["intensity"]
+            return np.asarray(stored, np.float32)
         return np.array([entry["intensity"] for entry in self.entries()], np.float32)
 
     def sample(self, index: int) -> Sample:

@@ -86,6 +86,7 @@ def generate(
     started = time.perf_counter()
     check_options(job)
     team = workers if isinstance(workers, Workers) else Workers(workers, address)
+    team.check()
     prepare(job)
     corpus = Corpus(job.out)
     if corpus.complete and len(corpus) == job.count and not corpus.missing():

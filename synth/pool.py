@@ -6,12 +6,15 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from synth.errors import UserError
 from synth.shards import ShardReport, make_shard
 
+REACH_S = 10.0  # for a cluster to answer
 RETRIES = 3  # of a shard whose worker or node was lost
 QUEUED_PER_WORKER = 2  # tasks that wait or run: a worker that ends one finds the next
 
@@ -31,6 +34,19 @@ class Workers:
     address: str | None = None
     gpus: float = 0.0
     dashboard: bool = False
+
+    def check(self) -> None:
+        """Raise UserError when nobody listens at the address: Ray itself would try for minutes."""
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if not host or not port.isdigit():
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        except OSError as error:
+            raise UserError(
+                f"--address '{self.address}': nothing answers there ({error.strerror or error}); expected auto, HOST:PORT "
+                "or ray://HOST:PORT of a running Ray cluster"
+            ) from error
 
     @property
     def in_process(self) -> bool:
@@ -54,7 +70,8 @@ def reports(
 
 
 def _tasks(ray: Any) -> Callable[..., Any]:
-    return ray.remote(num_cpus=1, max_retries=RETRIES)(make_shard).remote  # type: ignore[no-any-return]
+    submit: Callable[..., Any] = ray.remote(num_cpus=1, max_retries=RETRIES)(make_shard).remote
+    return submit
 
 
 def _actors(ray: Any, workers: Workers, count: int) -> Callable[..., Any]:
@@ -100,6 +117,8 @@ def ray_session(workers: Workers, search_path: tuple[str, ...] = ()) -> Iterator
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if workers.address is None:  # else Ray takes 127.0.0.1 for this machine's outer address; read when it is imported
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     mine = not ray.is_initialized()
@@ -113,13 +132,22 @@ def ray_session(workers: Workers, search_path: tuple[str, ...] = ()) -> Iterator
             "object_store_memory": 80 * 2**20,
             "_node_ip_address": "127.0.0.1",
         }
-        ray.init(
-            address=workers.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment} if environment else None,
-            **({} if workers.address else local),
-        )
+        try:
+            ray.init(
+                address=workers.address or "local",  # not whatever cluster this machine may have running
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": environment} if environment else None,
+                **({} if workers.address else local),
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if workers.address is None:
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"--address '{workers.address}': cannot join that Ray cluster ({reason}); expected auto, HOST:PORT or "
+                "ray://HOST:PORT of one that runs"
+            ) from error
     try:
         yield ray
     finally:

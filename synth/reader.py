@@ -43,9 +43,10 @@ class _Open:
         if self.descriptor < 0:
             out[:] = np.frombuffer(self.read(start, len(out)), np.uint8)
             return
-        done = os.preadv(self.descriptor, [out], start)
+        whole: Any = out
+        done = os.preadv(self.descriptor, [whole], start)
         while done < len(out):
-            more = os.preadv(self.descriptor, [out[done:]], start + done)
+            more = os.preadv(self.descriptor, [whole[done:]], start + done)
             if not more:
                 raise DamagedShard(f"'{self.name}' ends too early")
             done += more
@@ -186,7 +187,8 @@ def whole_file(storage: Storage, name: str) -> Buffer:
     """All bytes of a file, for checksums; a memory map where it is local."""
     if isinstance(storage, LocalStorage):
         path: Path = storage.path(name)
-        return memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else b""
+        mapped: Any = np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
+        return memoryview(mapped)
     return storage.read(name)
 
 

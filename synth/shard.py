@@ -139,7 +139,7 @@ def compressed(array: npt.NDArray[Any], codec: str) -> bytes:
         return array.tobytes()
     from numcodecs.zstd import compress
 
-    return compress(array.reshape(-1).view(np.uint8), ZSTD_LEVEL)  # type: ignore[no-any-return]
+    return bytes(compress(array.reshape(-1).view(np.uint8), ZSTD_LEVEL))
 
 
 def decompress(chunk: Buffer | None, out: Bytes, codec: str) -> None:

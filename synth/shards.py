@@ -66,7 +66,7 @@ def make_shard(place: str, shard: int, spec_json: str) -> ShardReport:
         if part is not None:
             writer.keep(corpus, part)
         lacking = [i for i in header.indices(shard) if i - shard * header.shard_size not in writer.entries]
-        failures = list(_add(writer, built(spec_json), header, lacking))
+        failures = list(draw_and_add(writer, built(spec_json), header, lacking))
         writer.commit(versions(PACKAGES), failures)
         failed = {f["index"]: _sentence(f) for f in failures}
         return ShardReport(shard, len(writer.entries), failed)
@@ -84,9 +84,11 @@ def _sentence(failure: dict[str, Any]) -> str:
     return " ".join(f"sample {failure['index']}: {failure['error']} (params {shown})".split())
 
 
-def _add(writer: ShardWriter, generator: Generator, header: Header, indices: list[int]) -> Iterator[dict[str, Any]]:
-    """Draw, render and encode samples; yields those that failed. One volume is held at a time, unless the generator
-    renders batches."""
+def draw_and_add(
+    writer: ShardWriter, generator: Generator, header: Header, indices: list[int], number: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Draw, render and encode samples into a shard; yields those that failed. One volume is held at a time, unless the
+    generator renders batches. ``number``: what the sample is called in the shard, where not by its own number."""
     drawn: dict[int, Params] = {}
     for index in indices:
         try:
@@ -97,7 +99,7 @@ def _add(writer: ShardWriter, generator: Generator, header: Header, indices: lis
         try:
             if isinstance(sample, Exception):
                 raise sample
-            writer.add(index, params, sample)
+            writer.add(index if number is None else number, params, sample)
         except OSError:
             raise
         except Exception as error:

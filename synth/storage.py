@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 REMOTE = re.compile(r"^(s3|gs|az|memory):/+")
-SHORT_OF_SPACE = "there is no space left"
+RETRY: dict[str, Any] = {"max_retries": 6}  # of requests to an object store
 _turn = itertools.count()
 
 
@@ -74,7 +74,7 @@ def open_storage(place: Path | str) -> Storage:
     text = str(place)
     if REMOTE.match(text):
         return _remote(REMOTE.sub(r"\1://", text).rstrip("/"))
-    if "://" in text:
+    if re.match(r"^\w+:/", text):
         raise UserError(f"'{text}' is no place for a corpus; expected a folder or a URL with s3://, gs:// or az://")
     return LocalStorage(Path(text))
 
@@ -197,11 +197,11 @@ class RemoteStorage:
 
     def read(self, name: str) -> bytes:
         """The whole object."""
-        return self._store.get(name).bytes().to_bytes()  # type: ignore[no-any-return]
+        return bytes(self._store.get(name).bytes())
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``."""
-        return self._store.get_range(name, start=start, length=length).to_bytes()  # type: ignore[no-any-return]
+        return bytes(self._store.get_range(name, start=start, length=length))
 
     def size(self, name: str) -> int:
         """Bytes of the object."""
@@ -261,7 +261,7 @@ def _remote(url: str) -> RemoteStorage:
         import obstore.store
     except ImportError as error:
         raise UserError(f"'{url}' needs obstore: pip install 'brainloom[cloud]'") from error
-    options: dict[str, Any] = {"retry_config": {"max_retries": 6}}
+    options: dict[str, Any] = {"retry_config": dict(RETRY)}
     if url.startswith("s3:") and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["client_options"] = {"allow_http": True}
     if url.startswith("memory:"):

@@ -49,7 +49,7 @@ EFFECTS: Mapping[str, Effect] = {
 
 WEIGHTED: Mapping[str, Prior] = {
     "noise": (0.2, 0.0, 0.02),
-    "rician": (1.0, 0.01, 0.035),
+    "rician": (1.0, 0.012, 0.031),
     "bias": (1.0, 0.11, 0.17),
     "blur": (1.0, 0.2, 0.7),
     "texture": (1.0, 0.58, 0.74),

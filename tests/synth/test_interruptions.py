@@ -282,6 +282,12 @@ def test_ctrl_c_stops_ray_and_keeps_what_was_finished(
     assert list(tmp_path.glob("onion.zarr/records/*.json"))
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once_and_nothing_is_written(tmp_path: Path, run: Run) -> None:
+    words = ("--generator", "tests.synth.test_interruptions.Fragile", "--count", 4, "--address", "127.0.0.1:9")
+    answer = run("synth", "generate", *words, "--out", tmp_path / "plain.zarr")
+    assert answer.code == 2 and "nothing answers there" in answer.err and not (tmp_path / "plain.zarr").exists()
+
+
 def test_workers_with_graphics_cards_are_actors(
     tmp_path: Path, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
