@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -104,7 +103,6 @@ class Generated:
         self.workers, self.volumes_per_call, self.shard_size = workers, count, shard_size
         self.session = contextlib.ExitStack()
         if workers:
-            os.environ["RAY_ADDRESS"] = "local"  # a Ray of this row's own, whatever else runs on the machine
             self.session.enter_context(ray_session(Workers(workers), (str(Path(__file__).resolve().parents[2]),)))
 
     def __call__(self, number: int) -> float:

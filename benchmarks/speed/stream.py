@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import stream_loaders as loaders
 from benchmarks.speed import stream_peers as peers
 from benchmarks.speed.timing import Row, Shape
 from benchmarks.speed.turns import paired
@@ -33,6 +34,11 @@ def rows(folder: Path, size: int) -> list[Row]:
     ]
 
 
+TENSORSTORE = {
+    "one by one": ("plain", peers.TENSORSTORE),
+    "one by one, indices kept": ("kept", peers.TENSORSTORE_KEPT),
+    "16 at once": ("at once", peers.TENSORSTORE_BEST),
+}
 STEP_WORDS = "sfcn_s, forward, backward and SGD in float32, two volumes at once, two threads; codec zstd"
 
 
@@ -58,8 +64,10 @@ def warm_rows(shape: Shape, given: dict[str, Any]) -> list[Row]:
     ]
     for form in FORMS:
         listed += [
-            peer(f"tensorstore, {form}, one by one", "tensorstore", peers.TENSORSTORE, form=form, best=False),
-            peer(f"tensorstore, {form}, 16 at once", "tensorstore", peers.TENSORSTORE_BEST, form=form, best=True),
+            *(
+                peer(f"tensorstore, {form}, {name}", "tensorstore", words, form=form, how=how)
+                for name, (how, words) in TENSORSTORE.items()
+            ),
             peer(f"zarr-python, {form}", "zarr_python", peers.ZARR, form=form),
             peer(f"zarrs, {form}", "zarr_python", peers.ZARRS, form=form, zarrs=True),
         ]
@@ -69,14 +77,14 @@ def warm_rows(shape: Shape, given: dict[str, Any]) -> list[Row]:
 def loader_rows(shape: Shape, given: dict[str, Any]) -> list[Row]:
     """From the page cache: loaders that have files of their own."""
     listed = [
-        ("nibabel, .nii.gz", "nibabel_gz", {}, peers.NIBABEL),
-        ("MONAI CacheDataset", "monai", {"persistent": False}, peers.MONAI_CACHE),
-        ("MONAI PersistentDataset", "monai", {"persistent": True}, peers.MONAI_PERSISTENT),
-        ("WebDataset, .npy", "webdataset", {}, peers.WEBDATASET),
-        ("LitData", "litdata", {}, peers.LITDATA),
+        ("nibabel, .nii.gz", "nibabel_gz", {}, loaders.NIBABEL),
+        ("MONAI CacheDataset", "monai", {"persistent": False}, loaders.MONAI_CACHE),
+        ("MONAI PersistentDataset", "monai", {"persistent": True}, loaders.MONAI_PERSISTENT),
+        ("WebDataset, .npy", "webdataset", {}, loaders.WEBDATASET),
+        ("LitData", "litdata", {}, loaders.LITDATA),
     ]
     return [
-        Row(name, "peer", shape, f"benchmarks.speed.stream_peers:{maker}", {**given, **options}, includes, LOADERS)
+        Row(name, "peer", shape, f"benchmarks.speed.stream_loaders:{maker}", {**given, **options}, includes, LOADERS)
         for name, maker, options, includes in listed
     ]
 
@@ -135,14 +143,14 @@ def ratios(measured: list[dict[str, Any]]) -> dict[str, Any]:
     """What the rows come to: medians over turns, None where a row it takes was skipped.
 
     ``limit_by_none``: our volumes a second, codec none, by the limit's. ``none_by_tensorstore…``: ours by tensorstore's,
-    which reads one by one or 16 at once (``best``: the quicker one); ``zstd_by_…`` likewise, with the stored bytes by raw
+    one by one with its defaults (``best``: the quickest of its rows); ``zstd_by_…`` likewise, with the stored bytes by raw
     bytes there. ``step``: a training step's time from a cached batch by that from the stream.
     """
     held = {row["name"]: row for row in measured}
     found: dict[str, Any] = {"none_by_limit": paired(held.get(LIMIT), held.get("brainloom, none"))}
     for form in FORMS:
         ours = held.get(f"brainloom, {form}")
-        each = [paired(held.get(f"tensorstore, {form}, {how}"), ours) for how in ("one by one", "16 at once")]
+        each = [paired(held.get(f"tensorstore, {form}, {how}"), ours) for how in TENSORSTORE]
         found[f"{form}_by_tensorstore"] = each[0]
         found[f"{form}_by_tensorstore_best"] = min((ratio for ratio in each if ratio is not None), default=None)
         found[f"{form}_stored_share"] = (ours or {}).get("stored_share")

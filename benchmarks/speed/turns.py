@@ -28,8 +28,11 @@ APART = 1000  # calls of two turns are numbered so far apart: the first call of 
 def turn(make: Any, number: int) -> dict[str, Any]:
     """Wall-clock and processor seconds of whole calls, as many as begin within ``make.turn_s`` (at least one).
 
-    ``make.before()``, where there is one, is called before each, untimed. A call that returns a float has timed itself.
+    ``make.begin()`` and, before each call, ``make.before()``, where there are such, are untimed. A call that returns a
+    float has timed itself. Nothing is left running for the next row's turn.
     """
+    if hasattr(make, "begin"):
+        make.begin()
     longest = getattr(make, "turn_s", TURN_S)
     wall, processor, calls = 0.0, 0.0, 0
     while calls < 1 or (wall < longest and calls < APART):
@@ -41,7 +44,17 @@ def turn(make: Any, number: int) -> dict[str, Any]:
         processor += time.process_time() - busy
         wall += own if isinstance(own, float) else seconds
         calls += 1
+    settle()
     return {"wall": wall, "cpu": processor, "calls": calls}
+
+
+def settle() -> None:
+    """Wait until this process's threads are idle (reading ahead, for one), at most three seconds."""
+    for _ in range(150):
+        busy = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - busy < 0.001:
+            return
 
 
 class Turns:
