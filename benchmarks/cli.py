@@ -27,15 +27,19 @@ def speed(
     size: int = 128,
     only: tuple[str, ...] = (),
 ) -> int:
-    """How long one volume takes, on one thread, beside other packages; every row in a process of its own.
+    """How long one volume takes, beside other packages; every row in a process of its own.
 
     Args:
-        what: the benchmark: labelmap (label-map synthesis beside a plain loop, TorchIO, cornucopia and nobrainer).
+        what: the benchmark: labelmap (label-map synthesis beside a plain loop, TorchIO, cornucopia and nobrainer, one
+            thread), stream (volumes a second into batches beside tensorstore, zarr, MONAI, WebDataset and LitData, two
+            threads), corpus (what writing, Ray, formats and planning cost).
         out: folder of results.json (machine, versions, rows, ratios) and speed.png.
         anatomies: a label map, or a folder whose first one (by name) is taken; the built-in one if absent.
-        repeats: volumes timed for each row, at least 7; more where they are quick.
-        size: voxels along each axis of the comparison; brainloom is also timed at 5/4 × 3/2 × 5/4 and at twice that.
-        only: words; only rows whose name holds one of them are measured.
+        repeats: volumes (labelmap) or turns (stream, corpus) timed for each row, at least 7; more volumes where they are
+            quick.
+        size: voxels along each axis; labelmap also times brainloom at 5/4 × 3/2 × 5/4 and at twice that.
+        only: words; only rows whose name (of stream and corpus also group or kind: ours, peer, floor) holds one of them
+            are measured.
     """
     from benchmarks.speed.run import run
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("brainloom", "numpy", "scipy", "numba", "torch", "torchio", "SimpleITK", "cornucopia", "nobrainer")
+STORES = ("zarr", "numcodecs", "ray", "nibabel", "monai", "zarrs", "tensorstore", "webdataset", "litdata")
 
 
 def describe() -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe() -> dict[str, Any]:
         "load_before": None if load is None else round(load, 2),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version_of(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in (*PACKAGES, *STORES)},
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 COLOURS = {"ours": "#1f6f8b", "floor": "#8a97a6", "peer": "#c2571a", "gpu": "#5b8c5a"}
 HEADER = ("row", "grid", "ms a volume, median [quartiles]", "volumes/s/core", "× ours", "ns/voxel", "peak MB")
+RATE_HEADER = ("row", "grid", "volumes/s, median [quartiles]", "ms a volume", "cores", "peak MB", "")
 
 
 def grid_of(row: dict[str, Any]) -> str:
@@ -34,17 +36,52 @@ def cells(row: dict[str, Any], ours_ms: dict[str, float]) -> list[str]:
 def table(rows: list[dict[str, Any]], main: str) -> str:
     """The rows in columns as wide as they need; ``main``: name of the row that the others are compared with."""
     ours_ms = {grid_of(row): row["ms_median"] for row in rows if row["name"] == main and "skipped" not in row}
-    lines = [list(HEADER), *(cells(row, ours_ms) for row in rows)]
-    measured = [line for line in lines if not line[2].startswith("skipped")]
-    widths = [max(len(line[n]) for line in (lines if n < 2 else measured)) for n in range(len(HEADER))]
+    return columns([list(HEADER), *(cells(row, ours_ms) for row in rows)], left=2)
+
+
+def columns(lines: list[list[str]], left: int) -> str:
+    """Lines of cells in columns as wide as they need, the first ``left`` of them flush left; a header on top. A line of
+    one cell is a heading, one whose cell after the left ones says ``skipped`` may be longer than its column."""
+    whole = [line for line in lines if len(line) > 1]
+    measured = [line for line in whole if not line[left].startswith("skipped")]
+    widths = [max(len(line[n]) for line in (whole if n < left else measured)) for n in range(len(lines[0]))]
     text = []
     for line in lines:
         padded = [
-            cell.ljust(width) if n < 2 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if n < left else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=False))
         ]
         text.append("  ".join(padded).rstrip())
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def rate_table(rows: list[dict[str, Any]]) -> str:
+    """Volumes a second, group after group, with what a row alone has to tell (``note``)."""
+    lines = [list(RATE_HEADER)]
+    for group, members in groupby(rows, key=lambda row: row["group"]):
+        lines += [[f"{group}:"], *(rate_cells(row) for row in members)]
+    return columns(lines, left=2)
+
+
+def rate_cells(row: dict[str, Any]) -> list[str]:
+    """One line of the table of volumes a second."""
+    if "skipped" in row:
+        return [f"  {row['name']}", grid_of(row), f"skipped: {row['skipped']}", *[""] * (len(RATE_HEADER) - 3)]
+    low, high = row["ms_quartiles"]
+    return [
+        f"  {row['name']}",
+        grid_of(row),
+        f"{three(1000 / row['ms_median'])} [{three(1000 / high)}, {three(1000 / low)}]",
+        f"{row['ms_median']:.3g}",
+        f"{row['cores_busy']:.2f}",
+        f"{row['peak_mb']:.0f}",
+        row.get("note", ""),
+    ]
+
+
+def three(value: float) -> str:
+    """Three digits, more where it takes more to say the whole number."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def sentences(ratios: dict[str, Any]) -> list[str]:
@@ -84,30 +121,27 @@ def gpu_sentences(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def chart(rows: list[dict[str, Any]], path: Path, caption: str) -> None:
-    """Bars of milliseconds a volume on a logarithmic axis, quartiles as whiskers."""
+def chart(rows: list[dict[str, Any]], path: Path, caption: str, rate: bool = False) -> None:
+    """Bars of milliseconds a volume on one thread, or of volumes a second; logarithmic, quartiles as whiskers."""
     from matplotlib.figure import Figure
 
     timed = [row for row in rows if "skipped" not in row][::-1]
     sheet = Figure(figsize=(8, 0.42 * len(timed) + 1.4), facecolor="white", layout="constrained")
     axis = sheet.subplots()
     for place, row in enumerate(timed):
-        low, high = row["ms_quartiles"]
-        spread = [[max(0.0, row["ms_median"] - low)], [max(0.0, high - row["ms_median"])]]
-        axis.barh(
-            place, row["ms_median"], color=COLOURS[row["kind"]], xerr=spread, error_kw={"lw": 1, "ecolor": "#1d2733"}
-        )
-        axis.text(
-            high * 1.08,
-            place,
-            f"{row['ms_median']:,.0f} ms" if row["ms_median"] >= 100 else f"{row['ms_median']:.3g} ms",
-            va="center",
-            fontsize=8,
-        )
+        low, value, high = (row["ms_quartiles"][0], row["ms_median"], row["ms_quartiles"][1])
+        text = f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+        if rate:
+            low, value, high = 1000 / high, 1000 / value, 1000 / low
+            text = three(value)
+        spread = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        axis.barh(place, value, color=COLOURS[row["kind"]], xerr=spread, error_kw={"lw": 1, "ecolor": "#1d2733"})
+        axis.text(high * 1.08, place, text, va="center", fontsize=8)
     axis.set_yticks(range(len(timed)), [f"{row['name']}  {grid_of(row)}" for row in timed], fontsize=8)
     axis.set_xscale("log")
     axis.margins(x=0.15)
-    axis.set_xlabel("milliseconds a volume, one thread (median, quartiles; logarithmic)", fontsize=8)
+    unit = "volumes a second" if rate else "milliseconds a volume, one thread"
+    axis.set_xlabel(f"{unit} (median, quartiles; logarithmic)", fontsize=8)
     axis.set_title(caption, fontsize=8, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     sheet.savefig(path, dpi=150)
