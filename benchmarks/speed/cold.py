@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ class Cold:
     def before(self) -> None:
         """Untimed: out of the page cache, then ready again."""
         self.maker = None
+        gc.collect()  # a stream and its threads refer to each other
         self.bytes = drop(self.place)
         self.maker = self.make()
 

@@ -126,7 +126,7 @@ def chart(rows: list[dict[str, Any]], path: Path, caption: str, rate: bool = Fal
     from matplotlib.figure import Figure
 
     timed = [row for row in rows if "skipped" not in row][::-1]
-    sheet = Figure(figsize=(8, 0.42 * len(timed) + 1.4), facecolor="white", layout="constrained")
+    sheet = Figure(figsize=(8, 0.42 * max(3, len(timed)) + 1.4), facecolor="white", layout="constrained")
     axis = sheet.subplots()
     for place, row in enumerate(timed):
         low, value, high = (row["ms_quartiles"][0], row["ms_median"], row["ms_quartiles"][1])
