@@ -22,6 +22,7 @@ from pretrain import order as orders
 from pretrain.ahead import Ahead
 from pretrain.buffers import Buffers
 from pretrain.merged import Merged
+from pretrain.scaling import scale_into
 from synth.corpus import RECORDS, Corpus, record_name
 from synth.errors import UserError
 from synth.keys import rng_for
@@ -59,6 +60,7 @@ class Samples:
     def __init__(self, view: Merged) -> None:
         self.view = view
         self._pid = os.getpid()
+        self._own = threading.local()
         self._scales = [corpus.intensities() if corpus.complete else None for corpus in view.corpora]
 
     def check_process(self) -> None:
@@ -93,14 +95,20 @@ class Samples:
         if out.dtype == reader.layout.numpy_dtype:
             reader.read_into(own, out) if box is None else reader.read_box_into(own, box, out)
             return
-        held = np.empty(out.shape, reader.layout.numpy_dtype)
+        held = self._held(out.shape, reader.layout.numpy_dtype)
         reader.read_into(own, held) if box is None else reader.read_box_into(own, box, held)
         if held.dtype == np.uint8:
-            scale = self.intensity(index)
-            np.multiply(held, scale[:, 0, None, None, None], out=out, casting="unsafe")
-            out += scale[:, 1, None, None, None]
+            channels = len(held)
+            scale_into(held.reshape(channels, -1), self.intensity(index), out.reshape(channels, -1))
         else:
             np.copyto(out, held)
+
+    def _held(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """An array of this thread's own, kept for next time."""
+        held: npt.NDArray[Any] | None = getattr(self._own, "held", None)
+        if held is None or held.shape != shape or held.dtype != dtype:
+            held = self._own.held = np.empty(shape, dtype)
+        return held
 
     def label_into(self, index: int, out: npt.NDArray[np.int16], box: Box | None = None) -> None:
         """Fill ``out [d, h, w]`` with a label map."""
