@@ -24,7 +24,7 @@ RANDOM_LEVEL = 125.0  # middle of the random contrast's class means
 T1_BY_STRUCTURE = {
     "cerebral_white_matter": (90, 8.5),
     "cerebral_cortex": (57, 7),
-    "lateral_ventricle": (27, 6),
+    "lateral_ventricle": (26, 6),
     "thalamus": (82, 9),
     "caudate": (71, 7),
     "putamen": (79, 6),
@@ -44,7 +44,7 @@ T1_BY_TISSUE = {  # where the atlas has no number: ordinary T1 contrast, fat and
     "background": (1, 1),
     "wm": (86, 8),
     "gm": (60, 7),
-    "csf": (27, 7),
+    "csf": (26, 7),
     "bone": (12, 6),
     "marrow": (58, 16),
     "soft": (62, 20),
@@ -165,7 +165,7 @@ def draw_scanner(
     """
     own = rng if site is None else rng_for(0, 0, f"site:{site}")
     settings: dict[str, Any] = {
-        "contrast": own.uniform(0.84, 1.1),
+        "contrast": own.uniform(0.82, 1.04),
         "grey": own.normal(0, 2),
         "fluid": own.normal(0, 2),
     }

@@ -50,9 +50,9 @@ EFFECTS: Mapping[str, Effect] = {
 WEIGHTED: Mapping[str, Prior] = {
     "noise": (0.2, 0.0, 0.02),
     "rician": (1.0, 0.012, 0.031),
-    "bias": (1.0, 0.11, 0.17),
+    "bias": (1.0, 0.13, 0.19),
     "blur": (1.0, 0.2, 0.7),
-    "texture": (1.0, 0.75, 1.0),
+    "texture": (1.0, 0.76, 1.02),
     "gamma": (0.3, 0.92, 1.08),
     "resolution": (0.2, 0.8, 1.4),
     "slices": (0.05, 1.5, 3.0),
