@@ -84,7 +84,7 @@ class Samples:
         if known is not None:
             return known[own]
         corpus = self.view.corpora[number]
-        if corpus.header.recipe["dtype"] != "uint8":
+        if not corpus.header.has_levels:
             return np.tile(np.array([1, 0], np.float32), (corpus.image_shape[0], 1))
         return _recorded_intensity(corpus, own)
 
@@ -230,7 +230,7 @@ class Stream:
             raise UserError("several corpora cannot be followed while they are made; finish them first")
 
     def _make_buffers(self) -> tuple[Buffers, Buffers]:
-        dtypes = {corpus.header.recipe["dtype"] for corpus in self.view.corpora}
+        dtypes = {corpus.header.layouts["image"].dtype for corpus in self.view.corpora}
         if self.as_stored and len(dtypes) > 1:
             raise UserError(f"the corpora are stored as {' and '.join(sorted(dtypes))}; as_stored needs one type")
         on_gpu = self.device.startswith("cuda")

@@ -126,7 +126,7 @@ def _facts(corpus: Corpus) -> list[str]:
         " × ".join(f"{step:g}" for step in next(iter(spacings))) + " mm" if len(spacings) == 1 else "of several sizes"
     )
     dtype = corpus.header.recipe["dtype"]
-    how = " (intensity = stored value × scale + offset, array `intensity`)" if dtype == "uint8" else ""
+    how = " (intensity = stored value × scale + offset, array `intensity`)" if corpus.header.has_levels else ""
     contrast = contrast_of(corpus, {})
     labels = f"label maps of {len(corpus.header.labels)} structures (int16)" if corpus.has_labels else "no label maps"
     return [
@@ -188,7 +188,7 @@ def _reading(corpus: Corpus, table: pd.DataFrame) -> str:
     if len(table.columns):
         column = "age" if "age" in table.columns else sorted(table.columns)[0]
         lines[-1] = f'volume, {column} = group["image"][0], group["{column}"][0]  # [C, D, H, W], a number or code'
-    if corpus.header.recipe["dtype"] == "uint8":
+    if corpus.header.has_levels:
         lines += [
             'scale, offset = group["intensity"][0].T  # [C] each',
             "volume = volume * scale[:, None, None, None] + offset[:, None, None, None]",

@@ -23,7 +23,7 @@ def generate(
     seed: int = 0,
     workers: int | None = None,
     shard_size: int = 16,
-    dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    dtype: Literal["uint8", "uint7", "float16", "float32"] = "uint8",
     codec: Literal["zstd", "none"] = "zstd",
     chunk: int = 0,
     append: bool = False,
@@ -42,7 +42,8 @@ def generate(
         seed: another seed is another corpus.
         workers: Ray workers, one per core if not given; 0 works in this process without Ray.
         shard_size: volumes per shard, the unit of work and of writing.
-        dtype: how image voxels are stored; uint8 keeps a scale and an offset per volume.
+        dtype: how image voxels are stored; uint8 keeps a scale and an offset per volume, uint7 drops the noisiest bit and
+            compresses better.
         codec: of image voxels; none is larger and read faster.
         chunk: voxels along each axis of the blocks that a random crop reads; 0 keeps whole volumes together.
         append: let a smaller corpus of the same recipe grow to --count; what it holds stays as it is.
@@ -72,7 +73,7 @@ def plan(
     seed: int = 0,
     workers: int | None = None,
     shard_size: int = 16,
-    dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    dtype: Literal["uint8", "uint7", "float16", "float32"] = "uint8",
     codec: Literal["zstd", "none"] = "zstd",
     chunk: int = 0,
     append: bool = False,

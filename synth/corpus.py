@@ -30,7 +30,8 @@ HEADER = "header.json"  # a copy of the header, from which damaged attributes ar
 SEAL = "seal.json"  # checksums of everything that is neither shard nor record; written last
 LOCK = ".lock"
 SPATIAL = ("x", "y", "z")  # left→right, posterior→anterior, inferior→superior
-DTYPES = ("uint8", "float16", "float32")
+LEVELS = {"uint8": 255, "uint7": 127}  # highest stored value; both are kept as bytes
+DTYPES = (*LEVELS, "float16", "float32")
 LABEL_DTYPE = "int16"
 
 
@@ -74,11 +75,17 @@ class Header:
         """Sample numbers of one shard."""
         return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether voxels are whole levels that a scale and an offset make intensities of."""
+        return self.recipe["dtype"] in LEVELS
+
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         """Array → how its samples lie in shard files."""
         chunk, codec = self.recipe["chunk"], self.recipe["codec"]
-        found = {"image": Layout(self.image_shape, self.recipe["dtype"], self.shard_size, chunk, codec)}
+        kept = "uint8" if self.has_levels else self.recipe["dtype"]
+        found = {"image": Layout(self.image_shape, kept, self.shard_size, chunk, codec)}
         if self.has_label:  # label maps compress to a tenth: always worth it
             found["label"] = Layout(self.image_shape[1:], LABEL_DTYPE, self.shard_size, chunk, "zstd")
         return found
@@ -131,13 +138,13 @@ def checksum(*arrays: npt.NDArray[Any] | None) -> str:
 
 
 def as_stored(image: npt.NDArray[np.float32], dtype: str) -> tuple[npt.NDArray[Any], list[list[float]] | None]:
-    """An image ``[C, D, H, W]`` as the corpus keeps it, and for uint8 the [scale, offset] of every channel:
-    intensity = stored × scale + offset, from the channel's lowest value (0) to its highest (255).
+    """An image ``[C, D, H, W]`` as the corpus keeps it, and for uint8 (uint7) the [scale, offset] of every channel:
+    intensity = stored × scale + offset, from the channel's lowest value (0) to its highest (255 or 127).
 
     Raises:
         ValueError: values outside float16.
     """
-    if dtype != "uint8":
+    if dtype not in LEVELS:
         with np.errstate(over="ignore"):
             stored = image.astype(dtype)
         if not np.isfinite(stored).all():
@@ -146,10 +153,10 @@ def as_stored(image: npt.NDArray[np.float32], dtype: str) -> tuple[npt.NDArray[A
     eight, intensities = np.empty(image.shape, np.uint8), []
     for channel, values in enumerate(image):
         low, high = float(values.min()), float(values.max())
-        scale = float(np.float32((high - low) / 255)) or 1.0
+        scale = float(np.float32((high - low) / LEVELS[dtype])) or 1.0
         levels = np.multiply(values, np.float32(1 / scale))
         levels += np.float32(0.5 - low / scale)
-        np.copyto(eight[channel], np.clip(levels, 0, 255, out=levels), casting="unsafe")
+        np.copyto(eight[channel], np.clip(levels, 0, LEVELS[dtype], out=levels), casting="unsafe")
         intensities.append([scale, low])
     return eight, intensities
 
@@ -357,7 +364,7 @@ class Corpus:
 
     def intensities(self) -> npt.NDArray[np.float32]:
         """``[N, C, 2]`` scale and offset of every sample's channels; 1 and 0 where images are stored as floats."""
-        if self.header.recipe["dtype"] != "uint8":
+        if not self.header.has_levels:
             return np.tile(np.array([1, 0], np.float32), (len(self), self.image_shape[0], 1))
         if self.complete:
             stored: Any = self.group["intensity"]

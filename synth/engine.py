@@ -32,7 +32,7 @@ class Job:
 
     Attributes:
         out: folder, or URL in an object store.
-        dtype: stored image voxels: uint8 (with a scale and an offset per sample), float16 or float32.
+        dtype: stored image voxels: uint8 or uint7 (with a scale and an offset per sample), float16 or float32.
         codec: none or zstd, of images.
         chunk: voxels along every axis of an inner chunk, for crops; 0: a chunk is a whole volume.
         append: a smaller corpus of the same recipe may be there: it grows.

@@ -19,7 +19,7 @@ def import_(
     suffix: str = "T1w",
     workers: int | None = None,
     shard_size: int = 16,
-    dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    dtype: Literal["uint8", "uint7", "float16", "float32"] = "uint8",
     codec: Literal["zstd", "none"] = "zstd",
     chunk: int = 0,
     address: str | None = None,
@@ -37,7 +37,8 @@ def import_(
         suffix: which scans, by the last part of their name: T1w, T2w, FLAIR and so on.
         workers: Ray workers, one per core if not given; 0 works in this process without Ray.
         shard_size: volumes per shard, the unit of work and of writing.
-        dtype: how image voxels are stored; uint8 keeps a scale and an offset per volume.
+        dtype: how image voxels are stored; uint8 keeps a scale and an offset per volume, uint7 drops the noisiest bit and
+            compresses better.
         codec: of image voxels; none is larger and read faster.
         chunk: voxels along each axis of the blocks that a random crop reads; 0 keeps whole volumes together.
         address: a running Ray cluster to join (auto, or ray://HOST:PORT).

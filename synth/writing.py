@@ -277,7 +277,7 @@ class _Columns:
         self.numbers: dict[str, npt.NDArray[np.float64]] = {}
         self.words: dict[str, tuple[npt.NDArray[np.int16], dict[str, int]]] = {}
         self.affines = np.empty((self.count, 4, 4))
-        channels = corpus.image_shape[0] if corpus.header.recipe["dtype"] == "uint8" else 0
+        channels = corpus.image_shape[0] if corpus.header.has_levels else 0
         self.intensities = np.empty((self.count, channels, 2), np.float64)
         for at, entry in enumerate(corpus.entries()):
             self.identity.add(entry)

@@ -10,10 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 VOLUMES = 192
+SEVEN = "zstd, 7 bits"
 DIFFERENT = 8  # of them: label-map volumes of random contrast and strong deformation; the others repeat them
 BATCH = 16
 SHARD_SIZE = 16
 Order = npt.NDArray[np.int64]
+
+
+def raw_of(folder: Path, form: str) -> Path:
+    """The bytes that reading a form must give."""
+    return folder / ("raw7.npy" if "7 bits" in form else "raw.npy")
 
 
 class Data:
@@ -34,15 +40,24 @@ class Data:
             return
         if form == "raw":
             self.make("none")
-            self._raw()
+            self._raw("none")
             return
+        if form == SEVEN:
+            self.make_corpus("none, 7 bits", "none", 0, "uint7")
+            self._raw("none, 7 bits")
+            self.make_corpus(SEVEN, "zstd", 0, "uint7")
+            return
+        codec, chunk = ("zstd", self.size // 2) if form == "blocks" else (form, 0)
+        self.make_corpus(form, codec, chunk, "uint8")
+
+    def make_corpus(self, form: str, codec: str, chunk: int, dtype: str) -> None:
+        """A corpus of the volumes."""
         from synth.engine import Job, generate
         from synth.generator import GeneratorSpec
 
         source = self._source()
-        codec, chunk = ("zstd", self.size // 2) if form == "blocks" else (form, 0)
         spec = GeneratorSpec("benchmarks.speed.repeated.Repeated", {"folder": source})
-        generate(Job(spec, VOLUMES, 0, self.corpus(form), SHARD_SIZE, codec=codec, chunk=chunk))
+        generate(Job(spec, VOLUMES, 0, self.corpus(form), SHARD_SIZE, dtype, codec=codec, chunk=chunk))
 
     def corpus(self, form: str) -> Path:
         """Where a corpus is."""
@@ -63,12 +78,13 @@ class Data:
             np.save(place / "images.npy", np.stack([sample.image for sample in samples]))
         return place
 
-    def _raw(self) -> None:
+    def _raw(self, form: str) -> None:
+        """What a corpus holds, in one file that every row of these volumes is checked against."""
         from synth.corpus import Corpus
 
-        corpus = Corpus(self.corpus("none"))
+        corpus = Corpus(self.corpus(form))
         raw = np.lib.format.open_memmap(
-            self.folder / "raw.npy", "w+", np.dtype(np.uint8), (len(corpus), *corpus.image_shape)
+            raw_of(self.folder, form), "w+", np.dtype(np.uint8), (len(corpus), *corpus.image_shape)
         )
         for index in range(len(corpus)):
             raw[index] = corpus.stored(index)

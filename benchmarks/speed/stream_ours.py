@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed.cold import Cold
-from benchmarks.speed.stream_data import BATCH, SHARD_SIZE, Data, check_same, folder_bytes, order
+from benchmarks.speed.stream_data import BATCH, SHARD_SIZE, Data, check_same, folder_bytes, order, raw_of
 from benchmarks.speed.turns import settle
 
 BUFFERS = 4  # batches that are filled in turn
@@ -55,7 +55,7 @@ class Ours:
         self.volumes_per_call = len(self.stream) * BATCH
         self.sample_bytes = int(np.prod(corpus.image_shape))
         if check and as_stored and not options:
-            check_same(self._epoch_as, Path(folder) / "raw.npy")
+            check_same(self._epoch_as, raw_of(Path(folder), form))
 
     def _endless(self) -> Iterator[Any]:
         while True:

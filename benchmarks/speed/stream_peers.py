@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.speed.cold import Cold
-from benchmarks.speed.stream_data import BATCH, VOLUMES, Order, batches, check_same, corners
+from benchmarks.speed.stream_data import BATCH, VOLUMES, Order, batches, check_same, corners, raw_of
 
 THREADS = 2
 CACHED = 2 * BATCH  # volumes that would fit tensorstore's cache: with less, reads at once push the indices out
@@ -37,9 +37,9 @@ class Reading:
         volumes: a call reads.
     """
 
-    def __init__(self, folder: str, volumes: int = VOLUMES) -> None:
+    def __init__(self, folder: str, volumes: int = VOLUMES, form: str = "none") -> None:
         self.folder, self.volumes_per_call = Path(folder), volumes
-        self.raw = self.folder / "raw.npy"
+        self.raw = raw_of(self.folder, form)
         shape = np.load(self.raw, mmap_mode="r").shape[1:]
         self.buffers = [np.zeros((BATCH, *shape), np.uint8) for _ in range(4)]
         self.pool = ThreadPoolExecutor(THREADS)
@@ -91,7 +91,7 @@ class TensorStore(Reading):
     """tensorstore; ``how`` it reads a batch: plain, kept or at once (see the rows' words)."""
 
     def __init__(self, folder: str, form: str, how: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, form=form)
         self.array, self.how = opened(self.folder / f"{form}.zarr", kept=how != "plain"), how
 
     def read(self, numbers: Order, buffer: Batch) -> None:
@@ -138,7 +138,7 @@ class ZarrPython(Reading):
     def __init__(self, folder: str, form: str, zarrs: bool) -> None:
         import zarr
 
-        super().__init__(folder)
+        super().__init__(folder, form=form)
         if zarrs:
             import zarrs as _  # noqa: F401  (skips the row where it is not installed)
 

@@ -23,7 +23,7 @@ from tests.conftest import Run
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """The volumes at 16³, in every form."""
     made = Data(tmp_path_factory.mktemp("volumes"), None, 16)
-    for form in ("raw", "zstd", "blocks"):
+    for form in ("raw", "zstd", stream_data.SEVEN, "blocks"):
         made.make(form)
     return made
 
@@ -89,6 +89,8 @@ def test_only_the_forms_that_rows_read_are_made() -> None:
 def test_every_form_holds_the_same_volumes(data: Data) -> None:
     raw = np.load(data.folder / "raw.npy")
     assert raw.shape == (VOLUMES, 1, 16, 16, 16) and raw.dtype == np.uint8
+    seven = np.load(data.folder / "raw7.npy")
+    assert seven.max() == 127 and np.abs(seven.astype(float) / 127 - raw / 255).max() < 0.007
     for form in ("none", "zstd", "blocks"):
         corpus = Corpus(data.corpus(form))
         assert corpus.has_labels
@@ -113,7 +115,7 @@ def test_the_limit_copies_an_epoch(data: Data) -> None:
     )
 
 
-@pytest.mark.parametrize("form", ["none", "zstd"])
+@pytest.mark.parametrize("form", ["none", "zstd", "zstd, 7 bits"])
 def test_ours_tells_what_the_codec_saves(data: Data, form: str) -> None:
     ours = Ours(str(data.folder), form)
     ours(0)

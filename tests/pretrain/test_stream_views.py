@@ -45,6 +45,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Corpus]:
         "none": {"codec": "none"},
         "blocks": {"chunk": 8},
         "bare blocks": {"chunk": 8, "codec": "none"},
+        "seven bits": {"dtype": "uint7"},
         "float16": {"dtype": "float16"},
         "float32": {"dtype": "float32", "codec": "none"},
     }
@@ -160,7 +161,7 @@ def test_how_far_from_uniform_a_window_is_can_be_told() -> None:
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["zstd", "none", "blocks", "bare blocks", "float16", "float32"])
+@pytest.mark.parametrize("layout", ["zstd", "none", "blocks", "bare blocks", "seven bits", "float16", "float32"])
 @pytest.mark.parametrize("crop", [None, (5, 10, 3), (12, 10, 14), (1, 1, 1)])
 def test_crops_and_label_maps_are_those_of_the_volumes(layout: str, crop: Any, corpora: dict[str, Corpus]) -> None:
     corpus = corpora[layout]

@@ -15,7 +15,7 @@ import pytest
 import xarray
 import zarr
 
-from synth.corpus import Corpus, checksum, record_path
+from synth.corpus import Corpus, as_intensities, as_stored, checksum, record_path
 from synth.engine import Job, generate
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
@@ -110,6 +110,17 @@ def test_the_checksum_covers_type_shape_and_bytes() -> None:
     assert len(set(sums)) == len(sums)
     assert checksum(array, None) == sums[0]
     assert checksum(np.asfortranarray(array.reshape(2, 3))) == sums[1]
+
+
+@pytest.mark.parametrize("dtype, levels", [("uint8", 255), ("uint7", 127)])
+def test_stored_levels_are_half_a_step_from_the_image_at_most(dtype: str, levels: int) -> None:
+    image = np.random.default_rng(0).normal(3, 2, (2, 6, 7, 8)).astype(np.float32)
+    image[1] *= 100
+    stored, intensity = as_stored(image, dtype)
+    assert stored.dtype == np.uint8 and stored.min() == 0 and stored.max() == levels
+    found = as_intensities(stored, {"intensity": intensity})
+    for channel in range(2):
+        assert np.abs(found[channel] - image[channel]).max() <= np.ptp(image[channel]) / levels * 0.501
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------
