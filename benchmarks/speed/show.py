@@ -139,7 +139,7 @@ def chart(rows: list[dict[str, Any]], path: Path, caption: str, rate: bool = Fal
         axis.text(high * 1.08, place, text, va="center", fontsize=8)
     axis.set_yticks(range(len(timed)), [f"{row['name']}  {grid_of(row)}" for row in timed], fontsize=8)
     axis.set_xscale("log")
-    axis.margins(x=0.15)
+    axis.margins(x=0.15, y=0.01)
     unit = "volumes a second" if rate else "milliseconds a volume, one thread"
     axis.set_xlabel(f"{unit} (median, quartiles; logarithmic)", fontsize=8)
     axis.set_title(caption, fontsize=8, loc="left")
