@@ -253,7 +253,7 @@ def explain(corpus: Path, index: int, /, check: bool = False) -> int:
             {
                 "recipe": header.recipe,
                 "seed": header.seed,
-                "versions": header.versions,
+                "versions": opened.versions(index),
                 "parents": header.parents,
                 **entry,
             },

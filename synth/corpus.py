@@ -349,6 +349,11 @@ class Corpus:
                 return dict(found)
         raise UserError(f"sample {index} of '{self.path}' was not made; run its generate command again")
 
+    def versions(self, index: int) -> dict[str, str]:
+        """Package → version that one sample was made with."""
+        record = self._cached_record(index // self.header.shard_size)
+        return dict(record.get("versions") or self.header.versions)
+
     def _cached_record(self, shard: int) -> dict[str, Any]:
         """The last record asked for is kept: samples are often read in a row."""
         held: tuple[int, dict[str, Any]] | None = self.__dict__.get("_last_record")

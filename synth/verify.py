@@ -113,6 +113,8 @@ def other_problems(corpus: Corpus) -> Iterator[str]:
                 yield f"'{name.split('/')[0]}' is not as it was sealed ({name})"
         except FileNotFoundError:
             yield f"'{name.split('/')[0]}' lacks a file ({name})"
+        except ValueError:
+            yield f"'{SEAL}' names '{name}', which is no file of a corpus"
     try:
         if identity_of(corpus.entries()) != seal["identity"]:
             yield "the records are not those that were sealed"

@@ -205,3 +205,15 @@ def test_damaged_metadata_is_told_without_a_traceback(
     harm(corpus)
     answer = run("synth", "verify", corpus)
     assert answer.code == code and "Traceback" not in answer.err + answer.out
+
+
+def test_a_seal_that_names_files_elsewhere_reads_none_of_them(corpus: Path, run: Run) -> None:
+    from synth.corpus import record_digest
+
+    (corpus.parent / "secret.json").write_text("{}")
+    seal = json.loads((corpus / SEAL).read_text())
+    seal["files"]["../secret.json"] = "0" * 64
+    seal["sha256"] = record_digest(seal)
+    (corpus / SEAL).write_text(json.dumps(seal))
+    answer = run("synth", "verify", corpus)
+    assert answer.code == 1 and "is no file of a corpus" in answer.out and "Traceback" not in answer.err
