@@ -145,22 +145,13 @@ def pretrain(
     channels, *shape = corpus.image_shape
     backbone = make_backbone(options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
     training, held_out = _split(corpus)
-    on_gpu = torch.cuda.is_available()
-    stream = Stream(
-        corpus,
-        options.batch_size,
-        options.seed,
-        training,
-        device="cuda" if on_gpu else "cpu",
-        transform=(lambda image, generator: standardise(augment(image, generator))) if on_gpu else None,
-        follow=follow,
-    )
+    stream = _stream(corpus, options, training, follow)
     parent = corpus.parent() if corpus.complete else None
     finished = _finished(out, options, parent) if parent else None
     if finished:
         return finished
     objective = make_objective(options.objective, backbone, corpus, options.seed)
-    recipe = " ".join(f"{part.header.fingerprint} {part.header.seed} {len(part)}" for part in corpus.corpora)
+    recipe = " ".join(part.header.checksum for part in corpus.corpora)
     seconds = _fit(objective, stream, out, options, hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest())
     if parent is None:
         corpus = Merged([_when_complete(place) for place in places], ratios)
@@ -183,6 +174,20 @@ def pretrain(
     save_weights(out, objective.backbone, about)
     remove_folder(out / "checkpoints")
     return about
+
+
+def _stream(corpus: Merged, options: TrainOptions, training: npt.NDArray[np.int64], follow: bool) -> Stream:
+    """Batches to train on. With a GPU they are augmented and standardised there, ahead; a CPU has no idle part to do it."""
+    on_gpu = torch.cuda.is_available()
+    return Stream(
+        corpus,
+        options.batch_size,
+        options.seed,
+        training,
+        device="cuda" if on_gpu else "cpu",
+        transform=(lambda image, generator: standardise(augment(image, generator))) if on_gpu else None,
+        follow=follow,
+    )
 
 
 def _split(corpus: Merged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

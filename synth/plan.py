@@ -17,6 +17,7 @@ from synth.corpus import Corpus
 from synth.engine import Job, check_options, first_sample, new_header, prepare, spec_json
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
+from synth.memory import peak_mb
 from synth.pool import Workers
 from synth.shards import draw_and_add
 from synth.storage import open_storage
@@ -171,22 +172,9 @@ def measure(folder: Path) -> dict[str, Any]:
         "image": files["image"],
         "label": files.get("label", 0.0),
         "record": len(json.dumps(record["samples"])) / made + 600 / job.shard_size,
-        "peak_mb": round(_peak_mb() + grown, 1),
+        "peak_mb": round(peak_mb() + grown, 1),
         "shape": header.image_shape,
     }
-
-
-def _peak_mb() -> float:
-    """Highest resident memory of this process in MB (10⁶ bytes)."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.speed.timing import Skip, hold_to_threads, measure, peak_mb, warm_up
+from benchmarks.speed.timing import Skip, hold_to_threads, measure, warm_up
 from benchmarks.speed.turns import turn
+from synth.memory import peak_mb
 
 
 def maker(spec: dict[str, Any]) -> Any:

@@ -50,7 +50,7 @@ class Reading:
 
     def one(self, number: int, out: Batch) -> None:
         """Fill ``out`` with one volume."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} reads no single volume")
 
     def checked(self) -> Any:
         """This, after a look at a batch of it."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from synth.corpus import Corpus, verify
+from synth.corpus import Corpus
 from synth.diffusion.conditions import Condition, encode
 from synth.diffusion.generator import Diffusion
 from synth.diffusion.weights import CONFIG, open_weights
@@ -21,6 +21,7 @@ from synth.generator import Generator, GeneratorSpec, Params
 from synth.keys import rng_for
 from synth.sample import Sample, centred_affine
 from synth.testing import GeneratorConformance, difference
+from synth.verify import verify
 
 SHAPE = (12, 16, 14)  # 12 and 14 are no multiples of the networks' 8: padded inside, cut off at the end
 MEANT = {"autoencoder_steps": 3, "diffusion_steps": 4, "batch_size": 2}
