@@ -184,8 +184,19 @@ def prepare(job: Job) -> None:
     if Path(str(job.out)).exists() if there.is_local else there.exists("zarr.json"):
         _check_same(Corpus(job.out).header, job, fingerprint)
         return
+    _check_last(generator, job)
     example = first_sample(generator, job)
     create(job.out, new_header(job, generator, parents, fingerprint, example), example)
+
+
+def _check_last(generator: Generator, job: Job) -> None:
+    """Raise UserError when the generator says that it has fewer samples: scans of a folder, for instance."""
+    try:
+        generator.draw_at(job.count - 1, rng_for(job.seed, job.count - 1))
+    except UserError:
+        raise
+    except Exception:
+        pass
 
 
 def new_header(

@@ -46,8 +46,11 @@ def _refuse(storage: Storage, text: bytes | str, more: str = "") -> UserError:
 @contextlib.contextmanager
 def _locked(storage: LocalStorage) -> Iterator[None]:
     """A lock of the operating system, which lets go of it when the process ends, however it ends."""
-    import fcntl
-
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: two runs at once are the user's to avoid
+        yield
+        return
     path = storage.path(LOCK)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -24,7 +24,7 @@ class _Open:
     def __init__(self, storage: Storage, name: str, layout: Layout) -> None:
         self.storage, self.name = storage, name
         self.descriptor = -1
-        if isinstance(storage, LocalStorage):
+        if isinstance(storage, LocalStorage) and hasattr(os, "preadv"):  # Windows has none: whole reads there
             self.descriptor = os.open(storage.path(name), os.O_RDONLY)
             size = os.fstat(self.descriptor).st_size
         else:

@@ -120,6 +120,12 @@ def test_an_index_beyond_the_last_scan_is_refused(bids: Path) -> None:
         Scans(bids, **GRID).draw_at(4, rng_for(0, 4))
 
 
+def test_more_volumes_than_scans_are_refused_before_anything_is_written(bids: Path, tmp_path: Path, run: Run) -> None:
+    words = ("--generator", "Scans", "--generator.folder", bids, "--count", 99, "--workers", 0)
+    answer = run("synth", "generate", *words, "--out", tmp_path / "many.zarr")
+    assert answer.code == 2 and len(answer.err.splitlines()) == 1 and not (tmp_path / "many.zarr").exists()
+
+
 def test_draw_reaches_every_scan(bids: Path) -> None:
     scans = Scans(bids, **GRID)
     assert {scans.draw(rng_for(0, index))["scan"] for index in range(40)} == set(NAMES)
