@@ -92,21 +92,16 @@ def _bounded(ray: Any, submit: Callable[[int], Any], todo: Iterable[int], most: 
     """Keep at most ``most`` shards submitted. Only reports, a few hundred bytes each, pass through the object store."""
     waiting = iter(todo)
     running = {submit(shard): shard for shard in itertools.islice(waiting, most)}
-    try:
-        while running:
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            shard = running.pop(ready)
-            following = next(waiting, None)
-            if following is not None:
-                running[submit(following)] = following
-            try:
-                yield ray.get(ready)
-            except ray.exceptions.RayError as error:
-                yield ShardReport(shard, lost=f"shard {shard}: worker lost: {str(error).strip().splitlines()[0]}")
-    finally:
-        for reference in running:
-            with contextlib.suppress(Exception):
-                ray.cancel(reference)
+    while running:  # an interrupted run cancels nothing: its workers end with it, and Ray 2.60 may crash in between
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        shard = running.pop(ready)
+        following = next(waiting, None)
+        if following is not None:
+            running[submit(following)] = following
+        try:
+            yield ray.get(ready)
+        except ray.exceptions.RayError as error:
+            yield ShardReport(shard, lost=f"shard {shard}: worker lost: {str(error).strip().splitlines()[0]}")
 
 
 @contextlib.contextmanager
