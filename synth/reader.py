@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +196,3 @@ def whole_file(storage: Storage, name: str) -> Buffer:
         mapped: Any = np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
         return memoryview(mapped)
     return storage.read(name)
-
-
-def group_by_shard(indices: Sequence[int], shard_size: int) -> dict[int, list[int]]:
-    """Shard → the samples of it, in the order given."""
-    groups: dict[int, list[int]] = {}
-    for index in indices:
-        groups.setdefault(index // shard_size, []).append(index)
-    return groups

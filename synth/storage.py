@@ -79,11 +79,6 @@ def open_storage(place: Path | str) -> Storage:
     return LocalStorage(Path(text))
 
 
-def is_remote(place: Path | str) -> bool:
-    """Whether a place is in an object store."""
-    return bool(REMOTE.match(str(place)))
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a crash leaves the old one or the new one, never a half."""
     LocalStorage(path.parent).write(path.name, [text.encode()])

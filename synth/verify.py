@@ -140,15 +140,9 @@ def differences(one: Corpus, other: Corpus) -> Iterator[str]:
         yield f"{named - MOST_NAMED} more samples differ"
 
 
-def damaged_shards(corpus: Corpus, show: Any = None) -> list[int]:
+def damaged_shards(corpus: Corpus) -> list[int]:
     """Shards that :func:`shard_problems` finds anything wrong with, those not made yet included."""
-    found = []
-    for shard in range(corpus.header.shards):
-        if any(True for _ in shard_problems(corpus, shard)):
-            found.append(shard)
-        if show:
-            show(shard + 1, corpus.header.shards)
-    return found
+    return [shard for shard in range(corpus.header.shards) if any(True for _ in shard_problems(corpus, shard))]
 
 
 def open_to_check(place: Path | str) -> tuple[Corpus, list[str]]:
