@@ -22,15 +22,15 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pretrain.backbones import Backbone, make_backbone
 from pretrain.intensity import augment, standardise
-from pretrain.merged import Merged
 from pretrain.objectives import make_objective
 from pretrain.objectives.base import Objective
-from pretrain.stream import PATIENCE_S, Batch, Reader, Stream
 from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
 from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.progress import progress_bar
 from synth.sample import spacing_of
+from synth.stream import PATIENCE_S, Batch, Reader, Stream
+from synth.stream.merged import Merged
 
 HELD_OUT = 0.1
 CHECKPOINT_STEPS = 100

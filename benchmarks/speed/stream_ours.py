@@ -45,8 +45,8 @@ class Ours:
     """
 
     def __init__(self, folder: str, form: str, as_stored: bool = True, check: bool = True, **options: Any) -> None:
-        from pretrain.stream import Stream
         from synth.corpus import Corpus
+        from synth.stream import Stream
 
         self.place = Data(Path(folder), None, 0).corpus(form)
         corpus = Corpus(self.place)
@@ -80,7 +80,7 @@ class Ours:
 
     def extras(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Stored bytes by raw bytes; neighbours from one shard: their share in an epoch's order, and in a uniform one."""
-        from pretrain.order import neighbours
+        from synth.stream.order import neighbours
 
         share = folder_bytes(self.place / "image") / (len(self.stream.indices) * self.sample_bytes)
         told = {"note": f"{100 * share:.0f} % of the raw bytes"} if share < 0.99 else {}
@@ -101,8 +101,8 @@ class Step:
         import torch
 
         from pretrain.backbones import make_backbone
-        from pretrain.stream import Stream
         from synth.corpus import Corpus
+        from synth.stream import Stream
 
         torch.set_num_threads(threads)
         corpus = Corpus(Data(Path(folder), None, 0).corpus("zstd"))

@@ -8,9 +8,9 @@ from synth.errors import UserError, near
 
 if TYPE_CHECKING:
     from pretrain.backbones import Backbone
-    from pretrain.merged import Merged
     from pretrain.objectives.base import Objective
     from synth.corpus import Corpus
+    from synth.stream.merged import Merged
 
 NAMES = ("supervised", "mae")
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from pretrain.backbones import Backbone, Block, ViT, sincos_positions
-from pretrain.merged import Merged
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
 from synth.errors import UserError
+from synth.stream.merged import Merged
 
 MASKED = 0.75
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 96, 2, 3

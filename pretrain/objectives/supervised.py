@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretrain.backbones import Backbone
-from pretrain.merged import Merged
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
 from synth.errors import UserError
+from synth.stream.merged import Merged
 
 VOLUME = "volume_"
 PREFER_CATEGORY = ("sex", "diagnosis")

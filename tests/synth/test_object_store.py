@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pretrain.stream import Stream
 from synth.corpus import LOCK, Corpus, record_name
 from synth.engine import Job, generate, repair
 from synth.errors import UserError
@@ -20,6 +19,7 @@ from synth.generator import GeneratorSpec
 from synth.lock import writing
 from synth.pool import Workers
 from synth.storage import open_storage
+from synth.stream import Stream
 from synth.verify import differences, verify
 from tests.conftest import PLUGIN, Run
 

@@ -17,14 +17,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain import order as orders
-from pretrain.buffers import Buffers
-from pretrain.merged import Merged
-from pretrain.stream import Stream
 from synth.corpus import Corpus, as_intensities
 from synth.engine import Job, generate
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
+from synth.stream import Stream
+from synth.stream import order as orders
+from synth.stream.buffers import Buffers
+from synth.stream.merged import Merged
 from tests.conftest import PLUGIN
 
 SHAPE = (12, 10, 14)
@@ -390,7 +390,7 @@ def test_in_a_forked_process_a_stream_raises_instead_of_hanging(
 
     code = f"""
 import os, sys
-from pretrain.stream import Stream
+from synth.stream import Stream
 from synth.corpus import Corpus
 stream = Stream(Corpus({str(corpora["zstd"].path)!r}), 4)
 batches = iter(stream)

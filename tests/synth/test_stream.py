@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.stream import Reader, Stream
 from synth.corpus import Corpus
 from synth.errors import UserError
+from synth.stream import Reader, Stream
 
 
 def test_every_sample_comes_once_an_epoch(corpus: Corpus) -> None:
