@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from synth.diffusion.settings import RECIPES, Autoencoding, Controlling, Denoising, Size, TrainOptions
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
+from synth.options import with_recipes
 
 if TYPE_CHECKING:
     from synth.engine import Outcome
@@ -308,36 +310,41 @@ def export(
     return 0
 
 
+@with_recipes(RECIPES)
 def train(
     corpus: Path,
     out: Path,
     generator: str = "Diffusion",
-    size: Literal["tiny", "small", "published"] = "tiny",
-    autoencoder_steps: int = 400,
-    diffusion_steps: int = 800,
-    batch_size: int = 8,
     conditions: tuple[str, ...] = ("age", "sex", "diagnosis"),
+    networks: Size = Size(),
+    autoencoder: Autoencoding = Autoencoding(),
+    diffusion: Denoising = Denoising(),
+    control: Controlling = Controlling(),
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    previews: int = 4,
     seed: int = 0,
 ) -> int:
     """Train a generator that learns on a corpus; then generate with --generator.weights OUT.
+
+    --config takes a recipe: a file, or tiny (the defaults: CPU, minutes), small (one GPU, hours) or published (the
+    networks of Pinaya et al. 2022).
 
     Args:
         corpus: folder of the corpus to learn from.
         out: folder of the weights to make.
         generator: Diffusion.
-        size: tiny (CPU, minutes), small, or published (the networks of Pinaya et al. 2022).
-        autoencoder_steps: training steps of the autoencoder.
-        diffusion_steps: training steps of the latent diffusion model.
-        batch_size: volumes a step.
-        conditions: covariates the model is told, numbers or words.
+        conditions: covariates the model is told, numbers or words; NAME=A+B tells a sum, and ventricular_volume and
+            brain_volume stand for sums of the regional volumes.
+        precision: auto computes in bfloat16 where the processor does.
+        previews: pictures of reconstructions and samples for each stage, in OUT/progress.
         seed: of initialisation, order and noise.
     """
     from synth.errors import near
 
     if generator != "Diffusion":
         raise UserError(f"generator '{generator}' does not learn; near: {near(generator, ['Diffusion'])}")
-    from synth.diffusion.train import TrainOptions, train_diffusion
+    from synth.diffusion.train import train_diffusion
 
-    options = TrainOptions(size, autoencoder_steps, diffusion_steps, batch_size, tuple(conditions), seed)
-    train_diffusion(corpus, out, options)
+    stages = (networks, autoencoder, diffusion, control)
+    train_diffusion(corpus, out, TrainOptions(tuple(conditions), *stages, precision, previews, seed))
     return 0

@@ -2,13 +2,15 @@
 
 A parameter before ``/`` is positional (one with a default can be left out), every other one is ``--name VALUE``
 (``--na-me`` and ``--na_me`` alike). A parameter annotated :class:`synth.generator.GeneratorSpec` brings
-``--generator NAME`` and, from the constructor's own signature, ``--generator.OPTION VALUE``. Wherever a tuple is
-expected, commas do. ``--config FILE`` reads the same names from YAML (the command line wins), ``--print_config``
-writes them.
+``--generator NAME`` and, from the constructor's own signature, ``--generator.OPTION VALUE``. One annotated with a
+dataclass is a section: ``--section.FIELD VALUE``, a mapping in YAML. Wherever a tuple is expected, commas do.
+``--config FILE`` reads the same names from YAML (the command line wins), ``--print_config`` writes them; a function
+marked :func:`with_recipes` takes the name of one of its own recipes there too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import json
@@ -21,6 +23,17 @@ from synth.errors import UserError, near
 from synth.generator import GeneratorSpec, _plain, constructor_hints, find_generator, known_generators
 
 Function = Callable[..., int]
+RECIPES = "__recipes__"  # attribute of a command's function: folder of its own YAML files
+
+
+def with_recipes(folder: Path) -> Callable[[Function], Function]:
+    """Mark a command's function: ``--config NAME`` then means ``folder/NAME.yaml``, unless there is a file NAME."""
+
+    def mark(function: Function) -> Function:
+        setattr(function, RECIPES, folder)
+        return function
+
+    return mark
 
 
 def call(function: Function, arguments: list[str], program: str) -> int:
@@ -58,8 +71,6 @@ def _is_positional(parameter: inspect.Parameter) -> bool:
 def _pairs(function: Function, arguments: list[str], program: str) -> Iterator[tuple[str, Any]]:
     """(name, text) of every option on the command line, unknown names refused with the near ones."""
     positional = [p for p in _parameters(function) if _is_positional(p)]
-    options = {p.name for p in _parameters(function) if not _is_positional(p)} | {"config", "print_config"}
-    takes_generator = _generator_parameter(function) is not None
     words = iter(arguments)
     many: list[str] = []
     for word in words:
@@ -71,11 +82,8 @@ def _pairs(function: Function, arguments: list[str], program: str) -> Iterator[t
             else:
                 raise UserError(f"{program} was given '{word}', which belongs to no option; options start with --")
             continue
-        name, equals, text = word[2:].partition("=")
-        name = name if "." in name else name.replace("-", "_")
-        if name not in options and not (takes_generator and name.startswith("generator.")):
-            known = ["--" + option.replace("_", "-") for option in options]
-            raise UserError(f"{program} has no option '--{name}'; near: {near('--' + name, known)}")
+        given, equals, text = word[2:].partition("=")
+        name = _option_name(function, given, program)
         if name == "print_config" or (_is_flag(function, name) and not equals):
             yield name, "true"
             continue
@@ -87,6 +95,23 @@ def _pairs(function: Function, arguments: list[str], program: str) -> Iterator[t
         yield positional[0].name, many
 
 
+def _option_name(function: Function, given: str, program: str) -> str:
+    """The name of an option as Python has it. Raises UserError for one that is unknown, with the near ones."""
+    options = {p.name for p in _parameters(function) if not _is_positional(p)} | {"config", "print_config"}
+    sections = _sections(function)
+    fields = {f"{name}.{field.name}" for name, cls in sections.items() for field in dataclasses.fields(cls)}
+    name = given.replace("-", "_")
+    if name in sections:
+        first = dataclasses.fields(sections[name])[0].name
+        raise UserError(f"{program}: --{name} is a section; give its fields, as --{name}.{first}")
+    if name in options | fields:
+        return name
+    if given.startswith("generator.") and _generator_parameter(function) is not None:
+        return given
+    known = ["--" + option.replace("_", "-") for option in options | fields]
+    raise UserError(f"{program} has no option '--{given}'; near: {near('--' + given, known)}")
+
+
 def _is_flag(function: Function, name: str) -> bool:
     return typing.get_type_hints(function).get(name) is bool
 
@@ -96,6 +121,16 @@ def _generator_parameter(function: Function) -> str | None:
         if hint is GeneratorSpec or GeneratorSpec in typing.get_args(hint):
             return name
     return None
+
+
+def _sections(function: Function) -> dict[str, Any]:
+    """Parameters annotated with a dataclass (a GeneratorSpec aside) and that class."""
+    hints = typing.get_type_hints(function)
+    return {
+        p.name: hints[p.name]
+        for p in _parameters(function)
+        if dataclasses.is_dataclass(hints.get(p.name)) and hints[p.name] is not GeneratorSpec
+    }
 
 
 def read_yaml(path: Path, name: str, expected: str) -> dict[str, Any]:
@@ -123,8 +158,9 @@ def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, 
     for name, text in given:
         if name != "config":
             continue
-        loaded = read_yaml(Path(text), f"--config {text}", "the command's option names, with values")
+        loaded = read_yaml(_config_path(function, text), f"--config {text}", "the command's option names, with values")
         names = {p.name for p in _parameters(function)}
+        sections = _sections(function)
         for key, value in loaded.items():
             key = str(key).replace("-", "_")
             if key not in names:
@@ -134,20 +170,52 @@ def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, 
                     raise UserError(f"--config {text}: unknown name '{word}' in {key}; expected class_path, init_args")
                 values["generator"] = value.get("class_path", "LabelMap")
                 values |= {f"generator.{k}": v for k, v in (value.get("init_args") or {}).items()}
+            elif key in sections:
+                if not isinstance(value, Mapping):
+                    raise UserError(f"--config {text}: {key} holds '{value}'; expected names with values")
+                known = [field.name for field in dataclasses.fields(sections[key])]
+                for word in set(map(str, value)) - set(known):
+                    raise UserError(f"--config {text}: unknown name '{word}' in {key}; near: {near(word, known)}")
+                values |= {f"{key}.{k}": v for k, v in value.items()}
             else:
                 values[key] = value
     return values
 
 
+def _config_path(function: Function, text: str) -> Path:
+    """The file behind ``--config``: a path, or the name of one of the command's own recipes.
+
+    Raises:
+        UserError: no such file, and no such recipe.
+    """
+    folder: Path | None = getattr(function, RECIPES, None)
+    if folder is None or Path(text).exists() or Path(text).suffix:
+        return Path(text)
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if text not in known:
+        raise UserError(f"--config {text}: there is no such file, nor a recipe of that name; near: {near(text, known)}")
+    return folder / f"{text}.yaml"
+
+
+def _section(name: str, cls: Any, default: Any, values: dict[str, Any]) -> Any:
+    """The dataclass of a section: its default, with the fields that were given."""
+    hints = typing.get_type_hints(cls)
+    given = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith(f"{name}.")}
+    typed = {field: parse_value(value, hints[field], f"--{name}.{field}") for field, value in given.items()}
+    return dataclasses.replace(default, **typed)
+
+
 def _typed(function: Function, values: dict[str, Any], program: str, complete: bool) -> dict[str, Any]:
     """Keyword arguments of the right types. ``complete=False`` lets required ones be missing (for --print_config)."""
     hints = typing.get_type_hints(function)
-    spec_name = _generator_parameter(function)
+    spec_name, sections = _generator_parameter(function), _sections(function)
     keywords: dict[str, Any] = {}
     for parameter in _parameters(function):
         name = parameter.name
         if name == spec_name:
             keywords[name] = _spec(values, parameter.default)
+        elif name in sections:
+            keywords[name] = _section(name, sections[name], parameter.default, values)
         elif name in values:
             keywords[name] = (
                 values[name]
@@ -259,7 +327,10 @@ def _as_yaml(keywords: Mapping[str, Any]) -> str:
 
     plain: dict[str, Any] = {}
     for name, value in keywords.items():
-        plain[name] = value.recipe() if isinstance(value, GeneratorSpec) else _plain(value)
+        if isinstance(value, GeneratorSpec):
+            plain[name] = value.recipe()
+        else:
+            plain[name] = _plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
     return str(yaml.safe_dump(plain, sort_keys=False))
 
 
@@ -274,7 +345,11 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
     lines = [f"usage: {program} {words} [options]".replace("  ", " "), "", doc.short_description or ""]
     lines += ["", doc.long_description] if doc.long_description else []
     lines += ["", "options:"]
+    sections = _sections(function)
     for parameter in _parameters(function):
+        if parameter.name in sections:
+            lines += _section_help(parameter.name, sections[parameter.name], parameter.default)
+            continue
         label = parameter.name.upper() if _is_positional(parameter) else f"--{parameter.name.replace('_', '-')}"
         lines.append(_option_line(label, hints.get(parameter.name), parameter.default, about.get(parameter.name, "")))
     lines.append(_option_line("--config", Path, None, "YAML file with these names; the command line wins"))
@@ -283,6 +358,25 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
         name = next((b for a, b in itertools.pairwise(arguments) if a == "--generator"), "LabelMap")
         lines += _generator_help(name)
     return "\n".join(lines)
+
+
+def _section_help(name: str, cls: Any, default: Any) -> list[str]:
+    """One line per field of a section, described under ``Attributes`` of its docstring."""
+    from docstring_parser import parse
+
+    about: dict[str, str] = {}
+    for entry in parse(inspect.getdoc(cls) or "").params:
+        about |= dict.fromkeys((word.strip() for word in entry.arg_name.split(",")), entry.description or "")
+    hints = typing.get_type_hints(cls)
+    return [
+        _option_line(
+            f"--{name}.{field.name.replace('_', '-')}",
+            hints[field.name],
+            getattr(default, field.name),
+            about.get(field.name, ""),
+        )
+        for field in dataclasses.fields(cls)
+    ]
 
 
 def _usage_word(parameter: inspect.Parameter) -> str:

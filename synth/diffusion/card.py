@@ -12,23 +12,25 @@ from synth.diffusion.conditions import Condition
 from synth.diffusion.weights import DiffusionWeights
 from synth.keys import rng_for
 from synth.picture import save_png, slices
-from synth.sample import Sample, spacing_of
+from synth.sample import Covariate, Sample, spacing_of
 from synth.storage import write_atomically
 
 PICTURED = 4
+LOSSES = ("absolute", "kl", "perceptual", "spectral", "adversarial")
 
 
 def write_card(weights: DiffusionWeights) -> None:
     """README.md: what was learnt from what, under which licences, how to generate, what it is not good for."""
     config = weights.config
-    corpus, options, losses = config["corpus"], config["options"], config["losses"]
+    corpus, options = config["corpus"], config["options"]
     grid = "×".join(map(str, weights.shape))
     spacing = " × ".join(f"{step:g}" for step in spacing_of(weights.affine))
     recipe = corpus["recipe"]["generator"]
     lines = [
         "# Latent diffusion of brain MRI",
         "",
-        f"Networks of size {config['size']}, volumes of {grid} voxels of {spacing} mm (RAS+), intensities 0 to 1.",
+        f"Volumes of {grid} voxels of {spacing} mm (RAS+), intensities 0 to 1"
+        + (", with label maps that they follow." if weights.controlled else "."),
         "",
         "## Generate",
         "",
@@ -60,10 +62,9 @@ def write_card(weights: DiffusionWeights) -> None:
         "",
         "## Training",
         "",
-        f"Autoencoder {options['autoencoder_steps']} steps (last loss {losses['autoencoder']:.4f}; absolute error, KL), "
-        f"U-Net {options['diffusion_steps']} steps ({losses['diffusion']:.4f}; squared error, {_prediction(config)}), "
-        f"batch {options['batch_size']}, seed {options['seed']}. No adversarial or perceptual loss, so volumes are "
-        "smoother than real ones.",
+        *[_stage(config, name) for name in config["losses"]],
+        "",
+        _judged(options["autoencoder"]),
         "",
         "## Limits",
         "",
@@ -74,11 +75,32 @@ def write_card(weights: DiffusionWeights) -> None:
     write_atomically(weights.path / "README.md", "\n".join(lines))
 
 
+STAGES = {"autoencoder": "Autoencoder", "diffusion": "Denoising U-Net", "control": "ControlNet"}
+
+
+def _stage(config: dict[str, Any], name: str) -> str:
+    options, loss = config["options"][name], config["losses"][name]
+    if options.get("given"):
+        return f"- {STAGES[name]}: taken from `{Path(options['given']).name}` (loss {loss:.4f})"
+    told = f", {_prediction(config)}" if name == "diffusion" else ""
+    return (
+        f"- {STAGES[name]}: {options['steps']} steps, batch {options['batch_size']}, rate {options['learning_rate']:g}"
+        f"{told}; last loss {loss:.4f}"
+    )
+
+
+def _judged(options: dict[str, Any]) -> str:
+    """What the autoencoder minimised, and what follows from it."""
+    terms = [f"{name} × {options[name]:g}" for name in LOSSES if options[name]]
+    sharp = any(options[name] for name in ("perceptual", "spectral", "adversarial"))
+    told = "" if sharp else " Without a perceptual, spectral or adversarial loss volumes are smoother than real ones."
+    return f"The autoencoder minimised {', '.join(terms)}.{told}"
+
+
 def _told(condition: Condition) -> str:
     if not condition.words:
-        return f"{condition.name}: {condition.low:g} to {condition.high:g}" + (
-            " years" if condition.name == "age" else ""
-        )
+        unit = " years" if condition.name == "age" else " mm³" if "volume" in condition.name else ""
+        return f"{condition.name}: {condition.low:g} to {condition.high:g}{unit}"
     shares = zip(condition.words, condition.shares, strict=True)
     return f"{condition.name}: " + ", ".join(f"{word} ({share:.0%})" for word, share in shares)
 
@@ -90,7 +112,7 @@ def _parent(parent: dict[str, Any]) -> str:
 
 
 def _prediction(config: dict[str, Any]) -> str:
-    return str(config["networks"]["prediction"]).replace("_", " ")
+    return "foretelling " + str(config["prediction"]).replace("_", " ")
 
 
 def write_picture(weights: DiffusionWeights, path: Path) -> None:
@@ -100,7 +122,7 @@ def write_picture(weights: DiffusionWeights, path: Path) -> None:
     generator = Diffusion(weights.path)
     seed = int(weights.config["options"]["seed"])
     drawn = [generator.draw(rng_for(seed, number, "samples")) for number in range(PICTURED)]
-    save_png(mosaic([generator.render(params) for params in drawn]), path)
+    save_png(mosaic(generator.render_batch(drawn)), path)
 
 
 def mosaic(samples: list[Sample]) -> Any:
@@ -113,7 +135,13 @@ def mosaic(samples: list[Sample]) -> Any:
         for axis, cut in zip(row, slices(sample.image[0]), strict=True):
             axis.imshow(cut, cmap="gray", vmin=0, vmax=high, interpolation="nearest")
             axis.axis("off")
-        told = [f"{value:.0f} y" if name == "age" else f"{value}" for name, value in sample.covariates.items()]
+        told = [_short(name, value) for name, value in sample.covariates.items()]
         row[0].set_title(" · ".join(told), color="white", fontsize=7, loc="left")
     sheet.tight_layout(pad=0.3)
     return sheet
+
+
+def _short(name: str, value: Covariate) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f} y" if name == "age" else f"{name.removesuffix('_volume')} {value / 1000:.0f} mL"

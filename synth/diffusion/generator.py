@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from synth.diffusion.conditions import Condition, encode
-from synth.diffusion.weights import AUTOENCODER, DIFFUSION, LATENT_MEAN, open_weights
+from synth.diffusion.conditions import encode
+from synth.diffusion.people import Masks, People, Ranges, Table, narrowed
+from synth.diffusion.weights import open_weights
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed
 from synth.sample import Sample
 
 if TYPE_CHECKING:
-    from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
-    from torch import Tensor
-
-    from synth.diffusion.networks import Autoencoder
+    from synth.diffusion.sampling import Networks, Walk
 
 
 class Diffusion(Generator):
     """Latent diffusion under conditions (age, sex, diagnosis…), with weights made by ``brainloom synth train``.
 
-    Grid, affine and conditions are the training corpus's; label maps there are none. Numbers are drawn uniform in the
-    trained range and independent of one another, words as often as in the training corpus. Volumes are rendered one
-    by one on one CPU thread, so that a volume's bits depend neither on its batch nor on the number of cores; more
-    Ray workers make it faster. Bits do depend on the kind of processor or GPU, as all of torch's do.
+    Grid, affine and conditions are the training corpus's. Conditions are drawn from ranges (numbers uniform and
+    independent of one another, words as often as in the training corpus), from a table of people, or from a corpus whose
+    label maps the volumes follow. Networks always see batches of one size, filled up where samples are too few, on one
+    CPU thread: a volume's bits depend neither on what it is made together with nor on the number of cores; more Ray
+    workers make it faster. Bits do depend on the kind of processor or GPU and on torch's version, as all of torch's do.
 
     Args:
         weights: folder made by brainloom synth train.
-        steps: denoising steps (DDIM), 1 to 1000.
+        steps: calls of the U-Net; as many as the sampler usually takes if 0: 25, or 10 along a rectified flow.
         guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost.
+        sampler: ddim or pndm (noise and v), rectified_flow; auto takes ddim or rectified_flow.
         ages: youngest,oldest in years, within the trained range; the trained range if absent.
         diagnoses: only these; all of the trained ones if absent.
+        people: tab-separated table with a column for every condition; each volume's person is one of its rows.
+        masks: corpus with label maps that volumes follow and come with; the weights need a ControlNet for it.
+        untold: conditions that are left to the model.
+        batch: volumes that the networks see at once.
     """
 
     needs_actor = True
@@ -43,101 +48,152 @@ class Diffusion(Generator):
     def __init__(
         self,
         weights: Path,
-        steps: int = 25,
+        steps: int = 0,
         guidance: float = 1.0,
+        sampler: Literal["auto", "ddim", "pndm", "rectified_flow"] = "auto",
         ages: tuple[float, float] | None = None,
         diagnoses: tuple[str, ...] = (),
+        people: Path | None = None,
+        masks: Path | None = None,
+        untold: tuple[str, ...] = (),
+        batch: int = 4,
     ) -> None:
-        if not 1 <= steps <= 1000:
-            raise UserError(f"steps is {steps}; expected a whole number from 1 to 1000")
-        if not 0 <= guidance <= 20:
-            raise UserError(f"guidance is {guidance}; expected a number from 0 to 20 (1 is as trained)")
-        self.steps, self.guidance = int(steps), float(guidance)
+        _check_numbers(steps, guidance, batch)
         self.weights = open_weights(Path(weights))
         self.conditions = self.weights.conditions
-        self._drawn = [_narrowed(condition, ages, tuple(diagnoses)) for condition in self.conditions]
-        for option, name, given in (("ages", "age", ages), ("diagnoses", "diagnosis", diagnoses)):
-            if given and name not in [condition.name for condition in self.conditions]:
-                told = ", ".join(condition.name for condition in self.conditions)
+        self.steps, self.guidance, self.sampler = int(steps), float(guidance), str(sampler)
+        self.untold, self.batch = tuple(untold), int(batch)
+        self._check_walk()
+        self._check_told(ages, tuple(diagnoses), people, masks)
+        self.people = self._people(ages, tuple(diagnoses), people, masks)
+
+    def _people(
+        self,
+        ages: tuple[float, float] | None,
+        diagnoses: tuple[str, ...],
+        people: Path | None,
+        masks: Path | None,
+    ) -> People:
+        told = [condition for condition in self.conditions if condition.name not in self.untold]
+        if masks is not None:
+            return Masks(Path(masks), told, self.weights.shape, self.weights.labels)
+        if people is not None:
+            return Table(Path(people), told)
+        return Ranges([narrowed(condition, ages, diagnoses) for condition in told])
+
+    def _check_told(
+        self,
+        ages: tuple[float, float] | None,
+        diagnoses: tuple[str, ...],
+        people: Path | None,
+        masks: Path | None,
+    ) -> None:
+        known = [condition.name for condition in self.conditions]
+        given = [("ages", "age", ages), ("diagnoses", "diagnosis", diagnoses), *(("untold", n, n) for n in self.untold)]
+        for option, name, value in given:
+            if value and name not in known:
                 raise UserError(
-                    f"{option} was given, but the weights '{weights}' are not told {name}; they are told {told}"
+                    f"{option} was given, but the weights '{self.weights.path}' are not told {name}; they are told "
+                    f"{', '.join(known)}"
                 )
+        if bool(ages or diagnoses) + (people is not None) + (masks is not None) > 1:
+            raise UserError("people come from ages and diagnoses, or from --generator.people, or from masks; give one")
+        if masks is not None and not self.weights.controlled:
+            raise UserError(
+                f"masks were given, but the weights '{self.weights.path}' have no ControlNet; train with --control.steps"
+            )
+        if self.untold and not self.weights.config.get("untold_each") and set(self.untold) != set(known):
+            raise UserError(
+                "untold names some conditions, but these weights learnt to do without all of them or none "
+                "(--diffusion.untold-each)"
+            )
+
+    def _check_walk(self) -> None:
+        from synth.diffusion.settings import SAMPLERS
+
+        fitting = SAMPLERS[self.weights.prediction]
+        if self.sampler not in ("auto", *fitting):
+            raise UserError(
+                f"sampler is '{self.sampler}'; the weights foretell {self.weights.prediction.replace('_', ' ')}: expected "
+                f"{' or '.join(fitting)}"
+            )
+
+    @property
+    def walk(self) -> Walk:
+        """Sampler, steps and guidance as they are taken."""
+        from synth.diffusion.sampling import Walk
+        from synth.diffusion.settings import SAMPLERS, STEPS
+
+        name = SAMPLERS[self.weights.prediction][0] if self.sampler == "auto" else self.sampler
+        return Walk(name, self.steps or STEPS[name], self.guidance)
 
     def draw(self, rng: np.random.Generator) -> Params:
         """Who, and the seed of the noise."""
-        person = {condition.name: condition.draw(rng) for condition in self._drawn}
-        return {"conditions": person, "noise_seed": new_seed(rng)}
+        return {**self.people.draw(rng), "noise_seed": new_seed(rng)}
 
     def render(self, params: Params) -> Sample:
-        """The volume ``[1, D, H, W]`` in [0, 1] of one record, with the conditions as covariates.
+        """The volume ``[1, D, H, W]`` in [0, 1] of one record, with the conditions as covariates and, where the weights
+        have a ControlNet, the label map that it follows."""
+        return self.render_batch([params])[0]
+
+    def render_batch(self, batch: Sequence[Params]) -> list[Sample]:
+        """Volumes of several records, ``self.batch`` of them at a time.
 
         Raises:
             ValueError: the networks gave NaN or infinity (the training diverged, or the files are damaged).
         """
+        starts = range(0, len(batch), self.batch)
+        return [sample for start in starts for sample in self._together(batch[start : start + self.batch])]
+
+    def _together(self, batch: Sequence[Params]) -> list[Sample]:
         import torch
 
-        from synth.diffusion.networks import margins
-        from synth.diffusion.sampling import decode_volume, noise_of, sample_latent
+        from synth.diffusion.sampling import decode, noise_of, sample_latent
         from synth.repeatable import repeatable
 
-        autoencoder, unet, mean = self._networks
-        config, device = self.weights.config, mean.device
-        before = tuple(low for low, _ in margins(self.weights.shape, autoencoder.size))
-        vector = torch.from_numpy(encode(self.conditions, params["conditions"]))[None].to(device)
-        noise = torch.from_numpy(noise_of(params["noise_seed"], mean.shape)).to(device)
+        networks, count = self._networks, len(batch)
+        filled = [*batch, *[batch[-1]] * (self.batch - count)]
+        device, shape = networks.centre.device, networks.centre.shape[1:]
+        vector = np.stack([encode(self.conditions, params["conditions"]) for params in filled])
+        noise = np.stack([noise_of(params["noise_seed"], shape) for params in filled])
+        labels = [self._mask(params) for params in filled]
+        label = None if labels[0] is None else torch.from_numpy(np.stack(labels)).to(device)
         with repeatable():
-            latent = sample_latent(unet, autoencoder.size, noise, vector, self.steps, self.guidance)
-            image = decode_volume(autoencoder, latent / config["scale_factor"] + mean, before, self.weights.shape)
-        if not np.isfinite(image).all():
+            told = torch.from_numpy(vector).to(device)
+            latent = sample_latent(networks, self.walk, torch.from_numpy(noise).to(device), told, label)
+            images = decode(networks, latent[:count], self.weights.shape)
+        if not np.isfinite(images).all():
             raise ValueError(
                 f"weights '{self.weights.path}' gave NaN or infinity; train them again with another --seed"
             )
-        return Sample(image, None, params["conditions"], self.weights.affine)
+        return [
+            Sample(image, mask, params["conditions"], self.weights.affine)
+            for image, mask, params in zip(images, labels[:count], batch, strict=True)
+        ]
+
+    def _mask(self, params: Params) -> Any:
+        return self.people.corpus.label(params["mask"]) if isinstance(self.people, Masks) else None
 
     def parents(self) -> list[dict[str, Any]]:
-        """The weights, the corpus they learnt from, and everything that corpus derives from."""
-        return self.weights.parents()
+        """The weights, the corpus they learnt from and everything that derives from, and the table or label maps that
+        people are drawn from."""
+        return [*self.weights.parents(), *self.people.parents()]
+
+    def labels(self) -> dict[int, str]:
+        """Those of the label maps, where there are any."""
+        return self.weights.labels if isinstance(self.people, Masks) else {}
 
     @cached_property
-    def _networks(self) -> tuple[Autoencoder, DiffusionModelUNet, Tensor]:
-        """Autoencoder, U-Net and the mean latent ``[1, c, d, h, w]`` on the device."""
-        from synth.diffusion.conditions import width
-        from synth.diffusion.networks import Autoencoder, Size, best_device, build_unet
+    def _networks(self) -> Networks:
+        from synth.diffusion.networks import best_device
 
-        size = Size.from_json(self.weights.config["networks"])
-        autoencoder, unet, device = Autoencoder(size), build_unet(size, width(self.conditions)), best_device()
-        _load(autoencoder, self.weights.path / AUTOENCODER)
-        mean = _load(unet, self.weights.path / DIFFUSION)[LATENT_MEAN]
-        return autoencoder.to(device).eval(), unet.to(device).eval(), mean[None].to(device)
+        return self.weights.networks(best_device())
 
 
-def _load(network: Any, path: Path) -> dict[str, Tensor]:
-    """Fill the network from a file; returns the file's tensors, those that are not the network's too."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-        network.load_state_dict({name: tensor for name, tensor in tensors.items() if name != LATENT_MEAN})
-        return tensors
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error
-
-
-def _narrowed(condition: Condition, ages: tuple[float, float] | None, diagnoses: tuple[str, ...]) -> Condition:
-    """The condition as it is drawn: within the ages and diagnoses that were asked for."""
-    if condition.name == "age" and ages is not None:
-        if len(ages) != 2 or not condition.low <= ages[0] <= ages[1] <= condition.high:
-            raise UserError(
-                f"ages is {','.join(map(str, ages))}; expected youngest,oldest within the trained range "
-                f"{condition.low:g},{condition.high:g}"
-            )
-        return Condition("age", float(ages[0]), float(ages[1]))
-    if condition.name == "diagnosis" and diagnoses:
-        unknown = [word for word in diagnoses if word not in condition.words]
-        if unknown:
-            raise UserError(f"diagnoses holds '{unknown[0]}'; the weights know {', '.join(condition.words)}")
-        shares = dict(zip(condition.words, condition.shares, strict=True))
-        return Condition(condition.name, words=diagnoses, shares=tuple(shares[word] for word in diagnoses))
-    return condition
+def _check_numbers(steps: int, guidance: float, batch: int) -> None:
+    if not 0 <= steps <= 1000:
+        raise UserError(f"steps is {steps}; expected a whole number from 1 to 1000, or 0 for the sampler's usual one")
+    if not 0 <= guidance <= 20:
+        raise UserError(f"guidance is {guidance}; expected a number from 0 to 20 (1 is as trained)")
+    if batch < 1:
+        raise UserError(f"batch is {batch}; expected 1 or more")

@@ -1,118 +1,21 @@
-"""The networks of latent diffusion, from MONAI, in three sizes. Imports torch and monai: import it late."""
+"""The networks of latent diffusion, from MONAI, in any size. Imports torch and monai: import it late."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
+from monai.networks.nets.controlnet import ControlNet
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
-from monai.networks.schedulers.ddim import DDIMScheduler
-from monai.networks.schedulers.ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from synth.diffusion.settings import Size
 from synth.errors import UserError
 
-TRAIN_TIMESTEPS = 1000
-BETAS: dict[str, Any] = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0205}
-"""Noise schedule of Pinaya et al. 2022 as in MONAI's model-zoo bundle brain_image_synthesis_latent_diffusion_model."""
+LABEL_CHANNELS = 8  # of a label's vector
 QUIET = -6.0  # log-variance of the latent at the start: little noise, or a short training would only average
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the two networks are.
-
-    Attributes:
-        fold: every fold³ voxels become channels before the autoencoder (1: none), which spares a CPU the fine grid.
-        latent_channels: channels of the latent.
-        shortcut: whether the autoencoder learns only what principal components of blocks do not give (Autoencoder).
-        channels, blocks, groups: of the autoencoder, per level, levels being 2× apart; groups of its GroupNorm.
-        unet_channels, unet_blocks, unet_groups: the same of the denoising U-Net.
-        attention: at which U-Net levels the conditions enter by cross-attention too.
-        head_channels: channels per attention head, per level.
-        resblock_updown: whether residual blocks (not strided convolutions) change the U-Net's resolution.
-        prediction: what the U-Net foretells: epsilon (Ho et al. 2020) or v_prediction (Salimans & Ho 2022).
-        autoencoder_rate, diffusion_rate: peak learning rates of AdamW.
-    """
-
-    fold: int
-    latent_channels: int
-    shortcut: bool
-    channels: tuple[int, ...]
-    blocks: int
-    groups: int
-    unet_channels: tuple[int, ...]
-    unet_blocks: int
-    unet_groups: int
-    attention: tuple[bool, ...]
-    head_channels: tuple[int, ...]
-    resblock_updown: bool
-    prediction: str
-    autoencoder_rate: float
-    diffusion_rate: float
-
-    @property
-    def factor(self) -> int:
-        """Voxels per latent cell along each axis."""
-        return int(self.fold * 2 ** (len(self.channels) - 1))
-
-    @property
-    def multiple(self) -> int:
-        """Grids are padded to a multiple of this, so that every level of both networks is whole."""
-        return int(self.factor * 2 ** (len(self.unet_channels) - 1))
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Size:
-        """The size of a record from config.json."""
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
-        return cls(**fields)
-
-
-SIZES = {
-    # two CPU cores, minutes
-    "tiny": Size(
-        2, 4, True, (16, 32), 1, 8, (32, 64), 1, 16, (False, True), (0, 64), False, "v_prediction", 2e-3, 2e-3
-    ),
-    # one GPU, hours; 128³ and finer
-    "small": Size(
-        1,
-        3,
-        True,
-        (32, 64, 64),
-        1,
-        16,
-        (64, 128, 256),
-        1,
-        32,
-        (False, True, True),
-        (0, 128, 256),
-        True,
-        "v_prediction",
-        5e-4,
-        5e-4,
-    ),
-    # Pinaya et al. 2022, arXiv:2209.07162; values of MONAI's bundle: 13.8 M and 553 M parameters
-    "published": Size(
-        1,
-        3,
-        False,
-        (64, 128, 128, 128),
-        2,
-        32,
-        (256, 512, 768),
-        2,
-        32,
-        (False, True, True),
-        (0, 512, 768),
-        True,
-        "epsilon",
-        5e-5,
-        2.5e-5,
-    ),
-}
 
 
 class Autoencoder(nn.Module):
@@ -195,22 +98,26 @@ def _parameter(block: Any, name: str) -> Tensor:
 def build_unet(size: Size, conditions: int) -> DiffusionModelUNet:
     """U-Net told a vector of ``conditions`` numbers twice, as Pinaya et al. 2022 do: as constant maps beside the
     latent (hence latent_channels + conditions inputs) and by cross-attention."""
-    return DiffusionModelUNet(
-        spatial_dims=3,
-        in_channels=size.latent_channels + conditions,
-        out_channels=size.latent_channels,
-        channels=size.unet_channels,
-        num_res_blocks=size.unet_blocks,
-        attention_levels=size.attention,
-        norm_num_groups=size.unet_groups,
-        norm_eps=1e-6,
-        resblock_updown=size.resblock_updown,
-        num_head_channels=size.head_channels,
-        with_conditioning=True,
-        transformer_num_layers=1,
-        cross_attention_dim=conditions,
-        upcast_attention=True,
-    )
+    return DiffusionModelUNet(**_unet_arguments(size, conditions), out_channels=size.latent_channels)
+
+
+def _unet_arguments(size: Size, conditions: int) -> dict[str, Any]:
+    """What the U-Net and its ControlNet share."""
+    return {
+        "spatial_dims": 3,
+        "in_channels": size.latent_channels + conditions,
+        "channels": size.unet_channels,
+        "num_res_blocks": (size.unet_blocks,) * len(size.unet_channels),
+        "attention_levels": size.attention,
+        "norm_num_groups": size.unet_groups,
+        "norm_eps": 1e-6,
+        "resblock_updown": size.resblock_updown,
+        "num_head_channels": size.head_channels,
+        "with_conditioning": True,
+        "transformer_num_layers": 1,
+        "cross_attention_dim": conditions,
+        "upcast_attention": True,
+    }
 
 
 def best_device() -> torch.device:
@@ -218,11 +125,57 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def foretell(unet: nn.Module, noisy: Tensor, timesteps: Tensor, vector: Tensor) -> Tensor:
-    """What the U-Net says of noisy latents ``[B, c, d, h, w]`` at ``timesteps`` [B] under conditions [B, K]."""
+def foretell(
+    unet: nn.Module, noisy: Tensor, timesteps: Tensor, vector: Tensor, control: Control | None = None, hint: Any = None
+) -> Tensor:
+    """What the U-Net says of noisy latents ``[B, c, d, h, w]`` at ``timesteps`` [B] under conditions [B, K].
+
+    With ``control``, ``hint`` is what :meth:`Control.embed` made of the label maps.
+    """
     maps = vector[:, :, None, None, None].expand(-1, -1, *noisy.shape[2:])
-    answer: Tensor = unet(torch.cat([noisy, maps], dim=1), timesteps, vector[:, None])
+    told, context = torch.cat([noisy, maps], dim=1), vector[:, None]
+    if control is None:
+        answer: Tensor = unet(told, timesteps, context)
+        return answer
+    down, middle = control.core(told, timesteps, hint, context=context)
+    answer = unet(told, timesteps, context, down_block_additional_residuals=down, mid_block_additional_residual=middle)
     return answer
+
+
+class Control(nn.Module):
+    """MONAI's ControlNet beside a U-Net (Zhang et al. 2023), told a label map.
+
+    Labels become vectors that are learnt, and these are brought to the latent's grid once for all denoising steps.
+
+    Args:
+        size: of the U-Net.
+        conditions: length of the condition vector.
+        labels: kinds of label; voxels hold their places 0 … labels - 1.
+        channels: of the embedding, from voxels to latent cells.
+    """
+
+    def __init__(self, size: Size, conditions: int, labels: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        halvings = size.factor.bit_length() - 1
+        levels = (*channels, *channels[-1:] * halvings)[: halvings + 1]
+        self.words = nn.Embedding(labels, LABEL_CHANNELS)
+        self.core = ControlNet(
+            **_unet_arguments(size, conditions),
+            conditioning_embedding_in_channels=LABEL_CHANNELS,
+            conditioning_embedding_num_channels=levels,
+        )
+        self.grid: nn.Module = self.core.controlnet_cond_embedding
+        self.core.controlnet_cond_embedding = nn.Identity()  # type: ignore[assignment]
+
+    def start_from(self, unet: nn.Module) -> None:
+        """Take over the U-Net's encoder; the outputs begin at 0, so that nothing changes before training."""
+        copied = {name: value for name, value in unet.state_dict().items() if name in self.core.state_dict()}
+        self.core.load_state_dict(copied, strict=False)
+
+    def embed(self, places: Tensor) -> Tensor:
+        """Hint ``[B, C, d, h, w]`` of label places ``[B, D, H, W]`` on the padded grid."""
+        hint: Tensor = self.grid(self.words(places).movedim(-1, 1).contiguous())
+        return hint
 
 
 def fold(image: Tensor, n: int) -> Tensor:
@@ -239,23 +192,6 @@ def unfold(folded: Tensor, n: int) -> Tensor:
     return blocks.reshape(b, 1, d * n, h * n, w * n)
 
 
-def train_scheduler(size: Size) -> DDPMScheduler:
-    """Adds noise in training."""
-    return DDPMScheduler(TRAIN_TIMESTEPS, prediction_type=size.prediction, clip_sample=False, **BETAS)
-
-
-def sample_scheduler(size: Size, steps: int) -> DDIMScheduler:
-    """DDIM (Song et al. 2021) at evenly spaced timesteps that begin at pure noise.
-
-    MONAI's own list of timesteps (a linspace) is not spaced as its ``step`` assumes (``T // steps``), so latents would
-    be taken for noisier than they are; the list is set anew, counted down from T as Lin et al. 2024 advise.
-    """
-    scheduler = DDIMScheduler(TRAIN_TIMESTEPS, prediction_type=size.prediction, clip_sample=False, **BETAS)
-    scheduler.set_timesteps(steps)
-    scheduler.timesteps = TRAIN_TIMESTEPS - 1 - torch.arange(steps) * (TRAIN_TIMESTEPS // steps)
-    return scheduler
-
-
 def margins(shape: tuple[int, int, int], size: Size) -> tuple[tuple[int, int], ...]:
     """Voxels to add before and after each axis so that the networks fit.
 
@@ -266,7 +202,7 @@ def margins(shape: tuple[int, int, int], size: Size) -> tuple[tuple[int, int], .
         grid = "×".join(map(str, shape))
         raise UserError(
             f"volumes of {grid} voxels are too small for this size of networks; expected at least "
-            f"{size.multiple // 2} along each axis: choose a smaller --size or a finer corpus"
+            f"{size.multiple // 2} along each axis: choose a recipe of fewer levels or a finer corpus"
         )
     spare = [-n % size.multiple for n in shape]
     return tuple((n // 2, n - n // 2) for n in spare)

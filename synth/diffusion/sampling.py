@@ -1,6 +1,9 @@
-"""From a condition vector and noise to a volume: DDIM in the latent, then the decoder. Deterministic."""
+"""From condition vectors and noise to volumes: steps in the latent, then the decoder. Deterministic."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +11,51 @@ import torch
 from torch import Tensor, nn
 
 from synth.diffusion.conditions import UNTOLD
-from synth.diffusion.networks import Autoencoder, Size, foretell, sample_scheduler
+from synth.diffusion.networks import Autoencoder, foretell
+from synth.diffusion.processes import make_sampler
 from synth.keys import rng_for
+
+if TYPE_CHECKING:
+    from synth.diffusion.networks import Control
+    from synth.diffusion.stages import Frame
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What sampling needs, on one device and in evaluation mode.
+
+    Attributes:
+        autoencoder, unet: the networks.
+        prediction: what the U-Net foretells.
+        centre: ``[1, c, d, h, w]``, mean latent.
+        scale: of the latent.
+        frame: margins, and labels where there is a ControlNet.
+        control: the ControlNet, or None.
+    """
+
+    autoencoder: Autoencoder
+    unet: nn.Module
+    prediction: str
+    centre: Tensor
+    scale: float
+    frame: Frame
+    control: Control | None = None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to get from noise to a latent.
+
+    Attributes:
+        sampler: ddim, pndm or rectified_flow.
+        steps: calls of the U-Net (twice that under guidance).
+        guidance: 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &
+            Salimans 2022) at twice the cost.
+    """
+
+    sampler: str
+    steps: int
+    guidance: float = 1.0
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -17,28 +63,28 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return rng_for(seed, 0, "diffusion noise").standard_normal(shape, np.float32)
 
 
-def sample_latent(unet: nn.Module, size: Size, noise: Tensor, vector: Tensor, steps: int, guidance: float) -> Tensor:
-    """Latents ``[B, c, d, h, w]`` (in units of the scaled latent) from ``noise`` under conditions ``vector`` [B, K].
+def sample_latent(networks: Networks, walk: Walk, noise: Tensor, vector: Tensor, label: Tensor | None = None) -> Tensor:
+    """Latents ``[B, c, d, h, w]`` (in units of the scaled latent) from ``noise`` under conditions ``vector`` [B, K] and,
+    with a ControlNet, label maps ``label`` [B, D, H, W]."""
+    sampler = make_sampler(walk.sampler, networks.prediction, walk.steps)
+    rest: tuple[Any, ...] = ()
+    if label is not None and networks.control is not None:
+        rest = (networks.control, networks.control.embed(networks.frame.places(label)))
+    nothing = torch.full_like(vector, UNTOLD)
+    latent = noise
+    for at, time in enumerate(sampler.times):
+        times = torch.full((len(noise),), time, device=noise.device)
+        answer = foretell(networks.unet, latent, times, vector, *rest)
+        if walk.guidance != 1.0:
+            untold = foretell(networks.unet, latent, times, nothing, *rest)
+            answer = untold + walk.guidance * (answer - untold)
+        latent = sampler.step(answer, at, latent)
+    return sampler.end(latent)
 
-    ``guidance`` 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &
-    Salimans 2022) at twice the cost.
-    """
-    scheduler = sample_scheduler(size, steps)
-    latent = clean = noise
-    for timestep in scheduler.timesteps.tolist():
-        times = torch.full((len(noise),), timestep, device=noise.device)
-        answer = foretell(unet, latent, times, vector)
-        if guidance != 1.0:
-            untold = foretell(unet, latent, times, torch.full_like(vector, UNTOLD))
-            answer = untold + guidance * (answer - untold)
-        latent, clean = scheduler.step(answer, timestep, latent)
-    return clean
 
-
-def decode_volume(
-    autoencoder: Autoencoder, latent: Tensor, before: tuple[int, ...], shape: tuple[int, int, int]
-) -> npt.NDArray[np.float32]:
-    """One volume ``[1, D, H, W]`` in [0, 1]: decoded, the padding cut off."""
-    padded = autoencoder.decode(latent)[0]
-    window = tuple(slice(start, start + n) for start, n in zip(before, shape, strict=True))
-    return padded[(slice(None), *window)].clamp(0, 1).float().cpu().numpy()
+def decode(networks: Networks, latent: Tensor, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """Volumes ``[B, 1, D, H, W]`` in [0, 1] of scaled latents, one decoded at a time, the padding cut off."""
+    window = tuple(slice(low, low + n) for (low, _), n in zip(networks.frame.margins, shape, strict=True))
+    whole = latent / networks.scale + networks.centre
+    volumes = [networks.autoencoder.decode(one)[0, 0][window].clamp(0, 1).float().cpu() for one in whole.split(1)]
+    return torch.stack(volumes)[:, None].numpy()

@@ -6,16 +6,25 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from synth.diffusion.conditions import Condition
+from synth.diffusion.conditions import Condition, width
 from synth.errors import UserError
 
-FORMAT, FORMAT_VERSION = "brainloom-diffusion", 1
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from synth.diffusion.sampling import Networks
+    from synth.diffusion.stages import Frame
+
+FORMAT, FORMAT_VERSION = "brainloom-diffusion", 2
 CONFIG, AUTOENCODER, DIFFUSION = "config.json", "autoencoder.safetensors", "diffusion.safetensors"
+CONTROL = "control.safetensors"  # only where a ControlNet was trained
+STAGE = "stage.json"  # of a training that goes on: what its autoencoder is
 LATENT_MEAN = "latent_mean"  # a tensor beside the U-Net's: mean latent [c, d, h, w] of the training corpus
 FILES = (CONFIG, AUTOENCODER, DIFFUSION)
 
@@ -27,6 +36,8 @@ class DiffusionWeights:
     Attributes:
         path: the folder.
         config: everything in config.json, see :func:`synth.diffusion.train.train_diffusion`.
+
+    Version 1 knew neither rectified flow nor ControlNets and kept the prediction among the networks' sizes.
     """
 
     path: Path
@@ -48,9 +59,64 @@ class DiffusionWeights:
         """What the model is told."""
         return [Condition.from_json(record) for record in self.config["conditions"]]
 
+    @property
+    def prediction(self) -> str:
+        """What the U-Net foretells."""
+        return str(self.config.get("prediction") or self.config["networks"]["prediction"])
+
+    @property
+    def controlled(self) -> bool:
+        """Whether there is a ControlNet, so that volumes come with their label maps."""
+        return bool(self.config.get("control"))
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Label numbers that the ControlNet follows, with names."""
+        return {int(number): name for number, name in (self.config.get("labels") or {}).items()}
+
+    def networks(self, device: torch.device) -> Networks:
+        """The networks, filled, in evaluation mode.
+
+        Raises:
+            UserError: files that are damaged or do not belong together.
+        """
+        from synth.diffusion.networks import Autoencoder, Control, build_unet
+        from synth.diffusion.sampling import Networks
+        from synth.diffusion.settings import Size
+
+        size, told = Size.from_json(self.config["networks"]), width(self.conditions)
+        autoencoder, unet, control = Autoencoder(size), build_unet(size, told), None
+        _fill(autoencoder, self.path / AUTOENCODER)
+        centre = _fill(unet, self.path / DIFFUSION)[LATENT_MEAN]
+        if self.controlled:
+            control = Control(size, told, len(self.frame.labels), tuple(self.config["control"]["channels"]))
+            _fill(control, self.path / CONTROL)
+            control.to(device).eval()
+        return Networks(
+            autoencoder.to(device).eval(),
+            unet.to(device).eval(),
+            self.prediction,
+            centre[None].to(device),
+            float(self.config["scale_factor"]),
+            self.frame,
+            control,
+        )
+
+    @property
+    def frame(self) -> Frame:
+        """How volumes are brought to the networks."""
+        from synth.diffusion.networks import margins
+        from synth.diffusion.settings import Size
+        from synth.diffusion.stages import Frame
+
+        intensity = self.config["intensity"]
+        before = margins(self.shape, Size.from_json(self.config["networks"]))
+        return Frame(intensity["low"], intensity["high"], before, tuple(sorted(self.labels)))
+
     def parents(self) -> list[dict[str, Any]]:
         """These weights, their training corpus, and what that corpus derives from, as one flat list."""
-        checksums = {name: _sha256(self.path / name) for name in FILES}
+        names = [*FILES, *[CONTROL] * self.controlled]
+        checksums = {name: _sha256(self.path / name) for name in names}
         whole = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
         corpus = dict(self.config["corpus"])
         further = corpus.pop("parents", [])
@@ -83,11 +149,25 @@ def open_weights(path: Path) -> DiffusionWeights:
         found = (config["format"], config["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path / CONFIG}' is damaged or of another program; expected {FORMAT}") from error
-    if found != (FORMAT, FORMAT_VERSION):
+    if found[0] != FORMAT or found[1] not in range(1, FORMAT_VERSION + 1):
         raise UserError(
-            f"'{path}' holds {found[0]} version {found[1]}; this brainloom reads {FORMAT} version {FORMAT_VERSION}"
+            f"'{path}' holds {found[0]} version {found[1]}; this brainloom reads {FORMAT} up to version {FORMAT_VERSION}"
         )
     return DiffusionWeights(path, config)
+
+
+def _fill(network: Any, path: Path) -> dict[str, Tensor]:
+    """Fill the network from a file; returns the file's tensors, those that are not the network's too."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        network.load_state_dict({name: tensor for name, tensor in tensors.items() if name != LATENT_MEAN})
+        return tensors
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error
 
 
 def _sha256(path: Path) -> str:

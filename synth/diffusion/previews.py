@@ -1,0 +1,114 @@
+"""Pictures while a model learns: reconstructions beside their volumes, and samples."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from synth.corpus import Corpus
+from synth.diffusion.conditions import Condition, encode
+from synth.diffusion.learning import Learning
+from synth.diffusion.networks import Autoencoder
+from synth.diffusion.sampling import Networks, Walk, decode, noise_of, sample_latent
+from synth.diffusion.settings import SAMPLERS, STEPS
+from synth.diffusion.stages import Frame, Latents
+from synth.picture import save_png, slices
+
+PICTURED = 4
+
+
+class Preview:
+    """Draws a few volumes of a corpus as a model sees them.
+
+    Args:
+        corpus: what is learnt from.
+        frame: how its volumes are brought to the networks.
+    """
+
+    def __init__(self, corpus: Corpus, frame: Frame) -> None:
+        self.corpus, self.frame = corpus, frame
+        self.indices = np.unique(np.linspace(0, len(corpus) - 1, PICTURED).astype(int)).tolist()
+
+    def images(self) -> Tensor:
+        """Padded images ``[4, 1, D, H, W]``."""
+        images = np.stack([self.corpus.image(index).astype(np.float32) for index in self.indices])
+        return self.frame.image(torch.from_numpy(images))
+
+    def reconstructions(self, stage: Learning) -> Callable[[Path], None]:
+        """A function that draws volumes, what the autoencoder makes of them, and the difference ten times enlarged."""
+
+        def draw(path: Path) -> None:
+            net: Any = stage.net
+            with _at_rest(net):
+                images = self.images().to(stage.device)
+                back = net.decode(net.encode(images)[0]).clamp(0, 1)
+            rows = [(image, other, (other - image).abs() * 10) for image, other in zip(images, back, strict=True)]
+            save_png(sheet([[part[0].float().cpu().numpy() for part in row] for row in rows]), path)
+
+        return draw
+
+    def samples(
+        self,
+        stage: Learning,
+        autoencoder: Autoencoder,
+        latents: Latents,
+        conditions: Sequence[Condition],
+        prediction: str,
+    ) -> Callable[[Path], None]:
+        """A function that draws a sample of every pictured volume's person, in three planes."""
+        sampler = SAMPLERS[prediction][0]
+        people = [self.corpus.entry(index)["covariates"] for index in self.indices]
+        vector = torch.from_numpy(np.stack([encode(conditions, person) for person in people]))
+        noise = np.stack([noise_of(seed, tuple(latents.centre.shape)) for seed in range(len(people))])
+
+        def draw(path: Path) -> None:
+            device, decoder = stage.device, autoencoder.to(stage.device).eval()
+            with _at_rest(stage.kept):
+                networks = Networks(
+                    decoder, stage.kept, prediction, latents.centre[None].to(device), latents.scale, self.frame
+                )
+                walk = Walk(sampler, STEPS[sampler])
+                drawn = sample_latent(networks, walk, torch.from_numpy(noise).to(device), vector.to(device))
+                volumes = decode(networks, drawn, _whole(self.corpus))
+            save_png(sheet([[volume[0]] for volume in volumes]), path)
+
+        return draw
+
+
+def _whole(corpus: Corpus) -> tuple[int, int, int]:
+    d, h, w = corpus.image_shape[1:]
+    return d, h, w
+
+
+@contextlib.contextmanager
+def _at_rest(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients; what the network was in before comes back, torch's random state too."""
+    training = net.training
+    net.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        net.train(training)
+
+
+def sheet(rows: Sequence[Sequence[npt.NDArray[np.float32]]]) -> Any:
+    """A matplotlib figure: a row per person, every volume ``[D, H, W]`` of it in three planes, 0 black and 1 white."""
+    from matplotlib.figure import Figure
+
+    columns = 3 * len(rows[0])
+    figure = Figure(figsize=(2.1 * columns, 2.3 * len(rows)), facecolor="black")
+    for axes, volumes in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        cuts = [cut for volume in volumes for cut in slices(volume)]
+        for axis, cut in zip(axes, cuts, strict=True):
+            axis.imshow(cut, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.axis("off")
+    figure.tight_layout(pad=0.3)
+    return figure

@@ -1,0 +1,113 @@
+"""From a clean latent to noise and back: DDPM's noise and rectified flow's straight path, on MONAI's schedulers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.networks.schedulers.ddim import DDIMScheduler
+from monai.networks.schedulers.ddpm import DDPMScheduler
+from monai.networks.schedulers.rectified_flow import RFlowScheduler
+from torch import Tensor
+
+TRAIN_TIMESTEPS = 1000
+BETAS: dict[str, Any] = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0205}
+"""Noise schedule of Pinaya et al. 2022 as in MONAI's model-zoo bundle brain_image_synthesis_latent_diffusion_model."""
+
+
+def noisy_and_wanted(prediction: str, latent: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """What the U-Net is shown at ``times`` [B] in 0 … 999, and what it should foretell, both like ``latent`` [B, …]."""
+    if (
+        prediction == "rectified_flow"
+    ):  # the velocity from noise to latent (Liu et al. 2023), as MONAI's scheduler steps
+        return RFlowScheduler(TRAIN_TIMESTEPS).add_noise(latent, noise, times + 1), latent - noise
+    scheduler = DDPMScheduler(TRAIN_TIMESTEPS, prediction_type=prediction, clip_sample=False, **BETAS)
+    wanted = noise if prediction == "epsilon" else scheduler.get_velocity(latent, noise, times)
+    return scheduler.add_noise(latent, noise, times), wanted
+
+
+class DDIM:
+    """DDIM (Song et al. 2021) at evenly spaced timesteps that begin at pure noise.
+
+    MONAI's own list of timesteps (a linspace) is not spaced as its ``step`` assumes (``T // steps``), so latents would
+    be taken for noisier than they are; the list is set anew, counted down from T as Lin et al. 2024 advise.
+    """
+
+    def __init__(self, prediction: str, steps: int) -> None:
+        self.core = DDIMScheduler(TRAIN_TIMESTEPS, prediction_type=prediction, clip_sample=False, **BETAS)
+        self.core.set_timesteps(steps)
+        self.times: list[int] = (TRAIN_TIMESTEPS - 1 - torch.arange(steps) * (TRAIN_TIMESTEPS // steps)).tolist()
+        self.clean = torch.empty(0)
+
+    def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
+        """The latent at the next of ``times``, from the U-Net's answer at place ``at`` of them."""
+        latent, self.clean = self.core.step(answer, self.times[at], latent)
+        return latent
+
+    def end(self, latent: Tensor) -> Tensor:
+        """The clean latent when all steps are done."""
+        return self.clean
+
+
+class PNDM(DDIM):
+    """Pseudo linear multistep (PNDM, Liu et al. 2022): DDIM's step with noise foretold from up to four answers.
+
+    It starts with an improved Euler step instead of Runge-Kutta's: one call of the U-Net more than steps. MONAI's
+    PNDMScheduler without Runge-Kutta forgets that this first step is made twice and is a step ahead from then on.
+    """
+
+    WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+    def __init__(self, prediction: str, steps: int) -> None:
+        super().__init__("epsilon", steps)
+        self.prediction = prediction
+        self.times = [self.times[0], *self.times[1:2], *self.times[1:]]
+        self.noises: list[Tensor] = []  # the latest first
+        self.first = torch.empty(0)
+
+    def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
+        """As :meth:`DDIM.step`; the second call makes the first step again, better."""
+        noise = self._noise(answer, self.times[at], latent)
+        if at == 1:
+            return super().step((self.noises[0] + noise) / 2, 0, self.first)
+        if at == 0:
+            self.first = latent
+        self.noises = [noise, *self.noises[:3]]
+        mixed = torch.zeros_like(noise)
+        for weight, known in zip(self.WEIGHTS[len(self.noises) - 1], self.noises, strict=True):
+            mixed = mixed + weight * known
+        return super().step(mixed, at, latent)
+
+    def _noise(self, answer: Tensor, time: int, latent: Tensor) -> Tensor:
+        """The noise that an answer means (Salimans & Ho 2022 for v)."""
+        if self.prediction == "epsilon":
+            return answer
+        share = self.core.alphas_cumprod[time].to(latent)
+        return share.sqrt() * answer + (1 - share).sqrt() * latent
+
+
+class RectifiedFlow:
+    """Euler steps along a straight path (Liu et al. 2023)."""
+
+    def __init__(self, prediction: str, steps: int) -> None:
+        self.core = RFlowScheduler(TRAIN_TIMESTEPS, use_discrete_timesteps=False)
+        self.core.num_inference_steps = steps
+        self.ends = [TRAIN_TIMESTEPS * (1 - at / steps) for at in range(steps + 1)]
+        self.times: list[int] = [max(0, round(end) - 1) for end in self.ends[:-1]]  # as noisy_and_wanted counts
+
+    def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
+        """As :meth:`DDIM.step`."""
+        return latent + answer * ((self.ends[at] - self.ends[at + 1]) / TRAIN_TIMESTEPS)
+
+    def end(self, latent: Tensor) -> Tensor:
+        """The latent itself."""
+        return latent
+
+
+Sampler = DDIM | PNDM | RectifiedFlow
+
+
+def make_sampler(name: str, prediction: str, steps: int) -> Sampler:
+    """A sampler for one batch: it holds what it saw."""
+    kinds: dict[str, type[Sampler]] = {"ddim": DDIM, "pndm": PNDM, "rectified_flow": RectifiedFlow}
+    return kinds[name](prediction, steps)
