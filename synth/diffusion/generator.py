@@ -28,7 +28,7 @@ class Diffusion(Generator):
     independent of one another, words as often as in the training corpus), from a table of people, or from a corpus whose
     label maps the volumes follow. Networks always see batches of one size, filled up where samples are too few, on one
     CPU thread: a volume's bits depend neither on what it is made together with nor on the number of cores; more Ray
-    workers make it faster. Bits do depend on the kind of processor or GPU and on torch's version, as all of torch's do.
+    workers make it faster. Bits do depend on the kind of processor or GPU, on torch's version and on ``batch``.
 
     Args:
         weights: folder made by brainloom synth train.
@@ -40,7 +40,8 @@ class Diffusion(Generator):
         people: tab-separated table with a column for every condition; each volume's person is one of its rows.
         masks: corpus with label maps that volumes follow and come with; the weights need a ControlNet for it.
         untold: conditions that are left to the model.
-        batch: volumes that the networks see at once.
+        batch: volumes that the networks see at once; where that would change their bits from place to place (found out
+            at the start) they are shown one by one.
     """
 
     needs_actor = True
@@ -137,13 +138,20 @@ class Diffusion(Generator):
         return self.render_batch([params])[0]
 
     def render_batch(self, batch: Sequence[Params]) -> list[Sample]:
-        """Volumes of several records, ``self.batch`` of them at a time.
+        """Volumes of several records, ``together`` of them at a time.
 
         Raises:
             ValueError: the networks gave NaN or infinity (the training diverged, or the files are damaged).
         """
-        starts = range(0, len(batch), self.batch)
-        return [sample for start in starts for sample in self._together(batch[start : start + self.batch])]
+        starts = range(0, len(batch), self.together)
+        return [sample for start in starts for sample in self._together(batch[start : start + self.together])]
+
+    @cached_property
+    def together(self) -> int:
+        """Volumes that the networks see at once: ``batch``, or 1 where a volume's bits would depend on its place."""
+        from synth.diffusion.sampling import places_agree
+
+        return self.batch if self.batch > 1 and places_agree(self._networks, self.batch, self.conditions) else 1
 
     def _together(self, batch: Sequence[Params]) -> list[Sample]:
         import torch
@@ -152,7 +160,7 @@ class Diffusion(Generator):
         from synth.repeatable import repeatable
 
         networks, count = self._networks, len(batch)
-        filled = [*batch, *[batch[-1]] * (self.batch - count)]
+        filled = [*batch, *[batch[-1]] * (self.together - count)]
         device, shape = networks.centre.device, networks.centre.shape[1:]
         vector = np.stack([encode(self.conditions, params["conditions"]) for params in filled])
         noise = np.stack([noise_of(params["noise_seed"], shape) for params in filled])

@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
@@ -150,6 +149,22 @@ class Learning(lightning.LightningModule):
         return self.net if self.average is None else self.average
 
 
+class _Kept(lightning.Callback):
+    """A checkpoint now and then, whole or not there. Lightning's own callback keeps no time in manual optimisation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.last = path, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        """Save, if the last time is long enough ago."""
+        if time.monotonic() - self.last < CHECKPOINT_SECONDS:
+            return
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        part.replace(self.path)
+        self.last = time.monotonic()
+
+
 class _Shown(lightning.Callback):
     """Progress through our own bar, and pictures when they are due."""
 
@@ -173,17 +188,8 @@ class _Shown(lightning.Callback):
 def learn(module: Learning, stream: Stream) -> float:
     """Run the steps that are left; returns the smoothed loss."""
     course = module.course
-    folder = course.out / "checkpoints"
-    saver = ModelCheckpoint(
-        folder,
-        filename=f"{module.name}-step",
-        train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
-        save_last=True,
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-    saver.CHECKPOINT_NAME_LAST = f"{module.name}-last"
-    last = folder / f"{module.name}-last.ckpt"
+    last = course.out / "checkpoints" / f"{module.name}.ckpt"
+    last.parent.mkdir(exist_ok=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips and hardware lines
     with progress_bar(f"train {module.name}", "steps") as show, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about loader workers and loggers does not apply
@@ -193,9 +199,10 @@ def learn(module: Learning, stream: Stream) -> float:
             accelerator="auto",
             devices=1,
             precision=course.precision,  # type: ignore[arg-type]
-            callbacks=[saver, _Shown(show, course)],
+            callbacks=[_Kept(last), _Shown(show, course)],
+            enable_checkpointing=False,
             logger=CSVLogger(course.out, name="log", version=module.name),
-            log_every_n_steps=LOG_STEPS,
+            log_every_n_steps=min(LOG_STEPS, max(1, course.steps // 10)),
             enable_model_summary=False,
             enable_progress_bar=False,
         )

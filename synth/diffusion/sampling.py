@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from synth.diffusion.conditions import UNTOLD
+from synth.diffusion.conditions import UNTOLD, Condition, width
 from synth.diffusion.networks import Autoencoder, foretell
-from synth.diffusion.processes import make_sampler
+from synth.diffusion.processes import TRAIN_TIMESTEPS, make_sampler
 from synth.keys import rng_for
 
 if TYPE_CHECKING:
@@ -80,6 +81,23 @@ def sample_latent(networks: Networks, walk: Walk, noise: Tensor, vector: Tensor,
             answer = untold + walk.guidance * (answer - untold)
         latent = sampler.step(answer, at, latent)
     return sampler.end(latent)
+
+
+def places_agree(networks: Networks, count: int, conditions: Sequence[Condition]) -> bool:
+    """Whether a latent comes out with the same bits from every place of a batch of ``count``.
+
+    Matrix products of few rows may sum rows in different orders: on the CPUs tried places of batches of 2 and 3 differed,
+    places of batches of 4 and 8 agreed.
+    """
+    from synth.repeatable import repeatable
+
+    device, shape = networks.centre.device, tuple(networks.centre.shape[1:])
+    noise = torch.from_numpy(noise_of(0, shape)).to(device).expand(count, *shape).contiguous()
+    vector = torch.full((count, width(conditions)), 0.5, device=device)
+    times = torch.full((count,), TRAIN_TIMESTEPS // 2, device=device)
+    with repeatable():
+        answer = foretell(networks.unet, noise, times, vector)
+    return all(torch.equal(answer[0], other) for other in answer[1:])
 
 
 def decode(networks: Networks, latent: Tensor, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:

@@ -71,7 +71,9 @@ def weights(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(corpus, tmp_path_factory.mktemp("weights") / "balls")
 
 
-def meant(autoencoder: dict[str, Any] | None = None, diffusion: dict[str, Any] | None = None, **rest: Any) -> TrainOptions:
+def meant(
+    autoencoder: dict[str, Any] | None = None, diffusion: dict[str, Any] | None = None, **rest: Any
+) -> TrainOptions:
     stages = {
         "autoencoder": Autoencoding(**{"steps": 3, "batch_size": 2, **(autoencoder or {})}),
         "diffusion": Denoising(**{"steps": 4, "batch_size": 2, **(diffusion or {})}),
@@ -320,7 +322,9 @@ def test_built_in_recipes_are_read_by_their_names(name: str, run: Run) -> None:
 
 
 def test_the_tiny_recipe_is_what_training_does_when_told_nothing(run: Run) -> None:
-    assert run("synth", "train", "--config", "tiny", "--print_config").out == run("synth", "train", "--print_config").out
+    assert (
+        run("synth", "train", "--config", "tiny", "--print_config").out == run("synth", "train", "--print_config").out
+    )
 
 
 @pytest.mark.parametrize("words", [("--config", "tinny"), ("--diffusion.step", "3"), ("--diffusion", "3")])
@@ -350,13 +354,13 @@ def test_interrupted_training_goes_on_to_the_same_weights(
         train(corpus, tmp_path)
     with pytest.raises(UserError, match="not finished"):
         open_weights(tmp_path)
-    assert list((tmp_path / "checkpoints").glob(f"{stage}-last.ckpt"))
+    assert (tmp_path / "checkpoints" / f"{stage}.ckpt").exists()
     monkeypatch.setattr(learning.Learning, "_average", after)
     train(corpus, tmp_path)
     for name in ("autoencoder.safetensors", "diffusion.safetensors"):
         one, other = load_file(weights / name), load_file(tmp_path / name)
         for key, tensor in one.items():
-            np.testing.assert_allclose(other[key], tensor, rtol=1e-3, atol=1e-4, err_msg=key)
+            np.testing.assert_array_equal(other[key], tensor, err_msg=key)
 
 
 def test_damaged_weights_are_refused(weights: Path, tmp_path: Path) -> None:
