@@ -78,6 +78,15 @@ def corpus(out: Path, anatomies: Path | None, repeats: int, size: int, only: tup
     return _shown(rows, results, benchmark.sentences(results["ratios"]), out)
 
 
+def diffusion(out: Path, anatomies: Path | None, repeats: int, size: int, only: tuple[str, ...]) -> int:
+    """Sampling of latent diffusion beside MONAI's: see :mod:`benchmarks.speed.diffusion`."""
+    from benchmarks.speed import diffusion as benchmark
+
+    _, results = _begin("diffusion", anatomies)
+    rows = _written(measure_groups(pick(benchmark.rows(size), only), repeats, _say), results, benchmark.ratios, out)
+    return _shown(rows, results, benchmark.sentences(results["ratios"]), out)
+
+
 def pick(rows: list[Row], only: tuple[str, ...]) -> list[Row]:
     """The rows whose name, group or kind holds one of the words (case apart); all without words.
 
@@ -157,4 +166,5 @@ BENCHMARKS: dict[str, Callable[[Path, Path | None, int, int, tuple[str, ...]], i
     "labelmap": labelmap,
     "stream": stream,
     "corpus": corpus,
+    "diffusion": diffusion,
 }
