@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth.diffusion.conditions import Condition, encode
-from synth.diffusion.weights import AUTOENCODER, DIFFUSION, LATENT_MEAN, open_weights
+from synth.diffusion.weights import open_weights
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed
 from synth.sample import Sample
 
 if TYPE_CHECKING:
-    from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
-    from torch import Tensor
-
-    from synth.diffusion.networks import Autoencoder
+    from synth.diffusion.weights import Networks
 
 
 class Diffusion(Generator):
@@ -31,9 +28,10 @@ class Diffusion(Generator):
     Ray workers make it faster. Bits do depend on the kind of processor or GPU, as all of torch's do.
 
     Args:
-        weights: folder made by brainloom synth train.
-        steps: denoising steps (DDIM), 1 to 1000.
-        guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost.
+        weights: folder made by brainloom synth train, or published weights: a folder or an id of the Hugging Face hub.
+        steps: denoising steps, 1 to 1000; if not given 25, with published weights as many as their makers take.
+        guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost; 1 if not given, with published
+            weights what their makers take.
         ages: youngest,oldest in years, within the trained range; the trained range if absent.
         diagnoses: only these; all of the trained ones if absent.
     """
@@ -43,17 +41,22 @@ class Diffusion(Generator):
     def __init__(
         self,
         weights: Path,
-        steps: int = 25,
-        guidance: float = 1.0,
+        steps: int | None = None,
+        guidance: float | None = None,
         ages: tuple[float, float] | None = None,
         diagnoses: tuple[str, ...] = (),
     ) -> None:
-        if not 1 <= steps <= 1000:
+        if steps is not None and not 1 <= steps <= 1000:
             raise UserError(f"steps is {steps}; expected a whole number from 1 to 1000")
-        if not 0 <= guidance <= 20:
+        if guidance is not None and not 0 <= guidance <= 20:
             raise UserError(f"guidance is {guidance}; expected a number from 0 to 20 (1 is as trained)")
-        self.steps, self.guidance = int(steps), float(guidance)
         self.weights = open_weights(Path(weights))
+        if guidance not in (None, 1) and not self.weights.guided:
+            raise UserError(
+                f"guidance is {guidance}, but the weights '{weights}' were never trained without conditions; leave it at 1"
+            )
+        self.steps = int(steps or self.weights.steps)
+        self.guidance = self.weights.guidance if guidance is None else float(guidance)
         self.conditions = self.weights.conditions
         self._drawn = [_narrowed(condition, ages, tuple(diagnoses)) for condition in self.conditions]
         for option, name, given in (("ages", "age", ages), ("diagnoses", "diagnosis", diagnoses)):
@@ -86,7 +89,7 @@ class Diffusion(Generator):
         vector = torch.from_numpy(encode(self.conditions, params["conditions"]))[None].to(device)
         noise = torch.from_numpy(noise_of(params["noise_seed"], mean.shape)).to(device)
         with repeatable():
-            latent = sample_latent(unet, autoencoder.size, noise, vector, self.steps, self.guidance)
+            latent = sample_latent(unet, self.weights.sampler(self.steps), noise, vector, self.guidance)
             image = decode_volume(autoencoder, latent / config["scale_factor"] + mean, before, self.weights.shape)
         if not np.isfinite(image).all():
             raise ValueError(
@@ -99,30 +102,11 @@ class Diffusion(Generator):
         return self.weights.parents()
 
     @cached_property
-    def _networks(self) -> tuple[Autoencoder, DiffusionModelUNet, Tensor]:
+    def _networks(self) -> Networks:
         """Autoencoder, U-Net and the mean latent ``[1, c, d, h, w]`` on the device."""
-        from synth.diffusion.conditions import width
-        from synth.diffusion.networks import Autoencoder, Size, best_device, build_unet
+        from synth.diffusion.networks import best_device
 
-        size = Size.from_json(self.weights.config["networks"])
-        autoencoder, unet, device = Autoencoder(size), build_unet(size, width(self.conditions)), best_device()
-        _load(autoencoder, self.weights.path / AUTOENCODER)
-        mean = _load(unet, self.weights.path / DIFFUSION)[LATENT_MEAN]
-        return autoencoder.to(device).eval(), unet.to(device).eval(), mean[None].to(device)
-
-
-def _load(network: Any, path: Path) -> dict[str, Tensor]:
-    """Fill the network from a file; returns the file's tensors, those that are not the network's too."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-        network.load_state_dict({name: tensor for name, tensor in tensors.items() if name != LATENT_MEAN})
-        return tensors
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error
+        return self.weights.networks(best_device())
 
 
 def _narrowed(condition: Condition, ages: tuple[float, float] | None, diagnoses: tuple[str, ...]) -> Condition:

@@ -6,13 +6,24 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from synth.diffusion.conditions import Condition
+from synth.diffusion.hub import fetched
 from synth.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from synth.diffusion.networks import Autoencoder
+    from synth.diffusion.sampling import Sampler
+
+    Networks = tuple[Autoencoder, nn.Module, Tensor]
+    """Autoencoder, U-Net and the mean latent ``[1, c, d, h, w]``, ready to use."""
 
 FORMAT, FORMAT_VERSION = "brainloom-diffusion", 1
 CONFIG, AUTOENCODER, DIFFUSION = "config.json", "autoencoder.safetensors", "diffusion.safetensors"
@@ -48,9 +59,46 @@ class DiffusionWeights:
         """What the model is told."""
         return [Condition.from_json(record) for record in self.config["conditions"]]
 
+    @property
+    def steps(self) -> int:
+        """Usual number of denoising steps."""
+        return 25
+
+    @property
+    def guidance(self) -> float:
+        """Usual guidance: as trained."""
+        return 1.0
+
+    @property
+    def guided(self) -> bool:
+        """Whether it was trained without its conditions too, so that these can be exaggerated."""
+        return True
+
+    def networks(self, device: torch.device) -> Networks:
+        """The networks, filled, on the device.
+
+        Raises:
+            UserError: a file is damaged or of other networks.
+        """
+        from synth.diffusion.conditions import width
+        from synth.diffusion.networks import Autoencoder, Size, build_unet
+
+        size = Size.from_json(self.config["networks"])
+        autoencoder, unet = Autoencoder(size), build_unet(size, width(self.conditions))
+        _load(autoencoder, self.path / AUTOENCODER)
+        mean = _load(unet, self.path / DIFFUSION)[LATENT_MEAN]
+        return autoencoder.to(device).eval(), unet.to(device).eval(), mean[None].to(device)
+
+    def sampler(self, steps: int) -> Sampler:
+        """What leads from noise to a latent in ``steps`` steps."""
+        from synth.diffusion.networks import Size
+        from synth.diffusion.sampling import DDIM
+
+        return DDIM(Size.from_json(self.config["networks"]), steps)
+
     def parents(self) -> list[dict[str, Any]]:
         """These weights, their training corpus, and what that corpus derives from, as one flat list."""
-        checksums = {name: _sha256(self.path / name) for name in FILES}
+        checksums = {name: digest(self.path / name) for name in FILES}
         whole = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
         corpus = dict(self.config["corpus"])
         further = corpus.pop("parents", [])
@@ -66,11 +114,19 @@ class DiffusionWeights:
 
 
 def open_weights(path: Path) -> DiffusionWeights:
-    """The finished weights in a folder.
+    """The finished weights in a folder or at an id of the Hugging Face hub: brainloom's, or published ones.
 
     Raises:
-        UserError: no such folder, training not finished, files missing, another format or a newer one.
+        UserError: no such folder, training not finished, files missing, another format or a newer one, no connection.
     """
+    from synth.diffusion.maisi import find_maisi, open_maisi  # late: these are weights themselves
+    from synth.diffusion.published import find_bundle, open_bundle
+
+    path = fetched(path)
+    if (maisi := find_maisi(path)) is not None:
+        return open_maisi(maisi)
+    if (bundle := find_bundle(path)) is not None:
+        return open_bundle(bundle)
     if not path.is_dir():
         raise UserError(f"there are no weights '{path}'; expected a folder made by brainloom synth train")
     if (path / "training.json").exists() and not (path / CONFIG).exists():
@@ -90,6 +146,21 @@ def open_weights(path: Path) -> DiffusionWeights:
     return DiffusionWeights(path, config)
 
 
-def _sha256(path: Path) -> str:
+def _load(network: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Fill the network from a file; returns the file's tensors, those that are not the network's too."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        network.load_state_dict({name: tensor for name, tensor in tensors.items() if name != LATENT_MEAN})
+        return tensors
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
