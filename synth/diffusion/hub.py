@@ -8,7 +8,7 @@ from pathlib import Path
 from synth.errors import UserError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ["*.json", "configs/*.json", "models/*", "*.safetensors", "LICENSE*", "docs/*license*"]
+WANTED = ["*.json", "*.safetensors", "models/*", "LICENSE*"]
 
 
 def is_hub_id(place: Path) -> bool:

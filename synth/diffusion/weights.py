@@ -128,12 +128,16 @@ def open_weights(path: Path) -> DiffusionWeights:
     if (bundle := find_bundle(path)) is not None:
         return open_bundle(bundle)
     if not path.is_dir():
-        raise UserError(f"there are no weights '{path}'; expected a folder made by brainloom synth train")
+        raise UserError(
+            f"there are no weights '{path}'; expected a folder made by brainloom synth train, or published weights"
+        )
     if (path / "training.json").exists() and not (path / CONFIG).exists():
         raise UserError(f"the training of '{path}' is not finished; run its synth train command again to go on")
     for name in FILES:
         if not (path / name).is_file():
-            raise UserError(f"'{path}' has no {name}; expected a folder made by brainloom synth train")
+            raise UserError(
+                f"'{path}' has no {name}; expected a folder made by brainloom synth train, or published weights"
+            )
     try:
         config = json.loads((path / CONFIG).read_text())
         found = (config["format"], config["format_version"])
