@@ -8,9 +8,9 @@ the output of cross-attention is ``to_out.0`` there and ``out_proj`` here, the c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from synth.diffusion.published import BundleWeights
     from synth.diffusion.weights import Networks
 
+Network = TypeVar("Network", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -36,6 +37,13 @@ def old_name(name: str) -> str:
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name → shape of every tensor that a network's file must hold."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def hollow(build: Callable[[], Network]) -> Network:
+    """A network on the CPU whose numbers are whatever was in memory: a file will fill them all, so none are drawn."""
+    with torch.device("meta"):
+        network = build()
+    return network.to_empty(device="cpu")
 
 
 def fill(network: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -105,9 +113,9 @@ def bundle_networks(weights: BundleWeights, device: torch.device) -> Networks:
         UserError: a file is no file of tensors, or is of other networks.
     """
     size, files = Size.from_json(weights.config["networks"]), weights.files()
-    autoencoder = RightToLeft(size)
+    autoencoder = hollow(lambda: RightToLeft(size))
     fill(autoencoder.core, load_tensors(files["autoencoder"]), files["autoencoder"])
-    unet = build_unet(size, width(weights.conditions))  # the larger one once the other is known to fit
+    unet = hollow(lambda: build_unet(size, width(weights.conditions)))  # the larger one once the other is known to fit
     fill(unet, load_tensors(files["diffusion"]), files["diffusion"])
     mean = torch.zeros(1, *weights.config["latent_shape"])
     return autoencoder.to(device).eval(), unet.to(device).eval(), mean.to(device)

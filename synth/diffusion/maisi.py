@@ -5,8 +5,9 @@ Read are the folders that the downloader of NVIDIA-Medtech/NV-Generate-CTMR (da4
 where grid, voxel size, modality, steps and guidance are set as its README says. Networks, sampler and the numbers below are
 those of configs/config_network_rflow.json and scripts/diff_model_infer.py there.
 
-The layout was checked against two inventories of the published ``diff_unet_3d_rflow-mr.pt`` and ``autoencoder_v2.pt``
-(435 tensors, 180,500,868 numbers; 130 and 20,944,897), not against the files themselves.
+The layout was checked against what others counted in the published ``diff_unet_3d_rflow-mr.pt`` (435 tensors, 180,500,868
+numbers) and ``autoencoder_v2.pt`` (130, 20,944,897), not against the files themselves: docs/data/checkpoint_exploration.md and
+docs/misc/transfer_learning_from_maisirf/ of MarioPasc/neuromf (4f18519).
 """
 
 from __future__ import annotations

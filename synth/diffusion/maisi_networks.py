@@ -12,7 +12,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.utils.enums import TraceKeys
 from torch import Tensor, nn
 
-from synth.diffusion.layouts import fill
+from synth.diffusion.layouts import fill, hollow
 from synth.diffusion.maisi import CLASSES
 from synth.diffusion.networks import Autoencoder, Size
 from synth.diffusion.pickles import load_plain, load_tensors, tensors_of
@@ -72,7 +72,7 @@ class MaisiUNet(nn.Module):
 
     def __init__(self, size: Size, modality: int, spacing: Sequence[float]) -> None:
         super().__init__()
-        self.channels, self.modality = size.latent_channels, modality
+        self.channels, self.modality, self.spacing = size.latent_channels, modality, tuple(spacing)
         self.core = DiffusionModelUNetMaisi(
             spatial_dims=3,
             in_channels=size.latent_channels,
@@ -87,17 +87,16 @@ class MaisiUNet(nn.Module):
             include_spacing_input=True,
             include_fc=True,
         )
-        self.spacing: Tensor
-        self.register_buffer("spacing", torch.tensor([spacing]) * 100, persistent=False)  # MAISI counts in 1/100 mm
 
     def forward(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """Velocity ``[B, c, d, h, w]`` from noise to latent; ``context`` [B, 1, 1] is below 0 where nothing is told."""
         told = context[:, 0, 0] >= 0
+        spacing = 100 * noisy.new_tensor(self.spacing)  # MAISI counts in 1/100 mm
         answer: Tensor = self.core(
             x=noisy[:, : self.channels],
             timesteps=timesteps,
             class_labels=torch.where(told, self.modality, NOTHING),
-            spacing_tensor=self.spacing.expand(len(noisy), -1),
+            spacing_tensor=spacing.expand(len(noisy), -1),
         )
         return answer
 
@@ -110,12 +109,12 @@ def maisi_networks(weights: MaisiWeights, device: torch.device) -> Networks:
     """
     size, files, settings = Size.from_json(weights.config["networks"]), weights.files(), weights.config["maisi"]
     held = load_plain(files["diffusion"], CONTAINERS)
-    unet = MaisiUNet(size, settings["modality"], settings["spacing"])
+    unet = hollow(lambda: MaisiUNet(size, settings["modality"], settings["spacing"]))
     fill(unet.core, tensors_of(held, files["diffusion"]), files["diffusion"])
     scale = held.get("scale_factor")
     if not isinstance(scale, (float, Tensor)) or not 0 < float(scale) < float("inf"):
         raise UserError(f"'{files['diffusion']}' has no scale_factor above 0; expected MAISI's own file, which has one")
-    autoencoder = MaisiAutoencoder(size, float(scale))
+    autoencoder = hollow(lambda: MaisiAutoencoder(size, float(scale)))
     fill(autoencoder.core, load_tensors(files["autoencoder"]), files["autoencoder"])
     mean = torch.zeros(1, *weights.config["latent_shape"])
     return autoencoder.to(device).eval(), unet.to(device).eval(), mean.to(device)

@@ -70,7 +70,7 @@ class BundleWeights(DiffusionWeights):
 
     @property
     def guided(self) -> bool:
-        """False: every training volume was told who it is, so there is nothing to exaggerate from."""
+        """False: it was not trained to be told nothing (GenerativeModels issue 453), so there is nothing to exaggerate from."""
         return False
 
     def files(self) -> dict[str, Path]:
