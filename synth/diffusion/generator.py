@@ -66,6 +66,16 @@ class Diffusion(Generator):
                     f"{option} was given, but the weights '{weights}' are not told {name}; they are told {told}"
                 )
 
+    @classmethod
+    def complete(cls, arguments: Params) -> Params:
+        """Steps and guidance as numbers, also those left to the weights."""
+        try:
+            weights = open_weights(Path(arguments["weights"]))
+        except (UserError, KeyError, TypeError):
+            return arguments  # refused in the constructor's or the command line's own words
+        usual = {"steps": weights.steps, "guidance": weights.guidance}
+        return {**arguments, **{name: value for name, value in usual.items() if arguments.get(name) is None}}
+
     def draw(self, rng: np.random.Generator) -> Params:
         """Who, and the seed of the noise."""
         person = {condition.name: condition.draw(rng) for condition in self._drawn}

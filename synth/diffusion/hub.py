@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from synth.errors import UserError
@@ -24,13 +25,18 @@ def fetched(place: Path) -> Path:
     """
     if not is_hub_id(place):
         return place
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(place.as_posix(), allow_patterns=WANTED))
+        return _snapshot(place.as_posix())
     except Exception as error:  # of the hub's client or of whatever carries it
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"there is no folder '{place}', and as an id of the Hugging Face hub it could not be fetched ({reason}); "
             "mend the name, go online, or give the folder of a download"
         ) from error
+
+
+@lru_cache  # a recipe is asked for several times in a run, the hub once
+def _snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=WANTED))

@@ -12,8 +12,6 @@ docs/misc/transfer_learning_from_maisirf/ of MarioPasc/neuromf (4f18519).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth.diffusion.bundle_config import list_of, read_config, whole_number
 from synth.diffusion.conditions import Condition
-from synth.diffusion.weights import FORMAT, FORMAT_VERSION, DiffusionWeights, digest
+from synth.diffusion.weights import FORMAT, FORMAT_VERSION, DiffusionWeights, digest, digest_of
 from synth.errors import UserError
 from synth.sample import centred_affine
 
@@ -143,10 +141,11 @@ class MaisiWeights(DiffusionWeights):
         mine = {
             "kind": "generator weights",
             "name": Path(self.config["files"]["diffusion"]).stem,
-            "sha256": hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest(),
+            "sha256": digest_of(checksums, self.config["networks"], self.config["maisi"]),
             "licence": self.config["maisi"]["licence"],
             "data": self.config["maisi"]["data"],
             "files": checksums,
+            "settings": {name: self.config["maisi"][name] for name in ("dim", "spacing", "modality")},
         }
         return [mine]
 

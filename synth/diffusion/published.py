@@ -18,7 +18,6 @@ What is known of it, and from where:
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ import numpy as np
 
 from synth.diffusion.bundle_config import CONFIG, LATENT, described
 from synth.diffusion.conditions import Condition
-from synth.diffusion.weights import FORMAT, FORMAT_VERSION, DiffusionWeights
+from synth.diffusion.weights import FORMAT, FORMAT_VERSION, DiffusionWeights, digest_of
 from synth.errors import UserError
 from synth.sample import centred_affine
 
@@ -96,7 +95,7 @@ class BundleWeights(DiffusionWeights):
         mine = {
             "kind": "generator weights",
             "name": BUNDLE,
-            "sha256": hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest(),
+            "sha256": digest_of(checksums, self.config["networks"], self.config["latent_shape"]),
             "licence": LICENCE,
             "data": DATA,
             "files": checksums,

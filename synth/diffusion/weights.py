@@ -168,3 +168,8 @@ def digest(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(*records: Any) -> str:
+    """sha256 of what records of JSON hold."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()

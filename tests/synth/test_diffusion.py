@@ -150,6 +150,11 @@ def test_bad_options_are_refused(weights: Path, options: dict[str, Any], said: s
         Diffusion(weights, **options)
 
 
+def test_recipe_is_what_it_was_when_steps_were_a_default(weights: Path) -> None:
+    kept = GeneratorSpec("Diffusion", {"weights": weights}).recipe()["init_args"]
+    assert (kept["steps"], kept["guidance"]) == (25, 1.0)
+
+
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights"):
         Diffusion(tmp_path / "nowhere")

@@ -23,6 +23,7 @@ from synth.diffusion.networks import Size
 from synth.diffusion.sampling import noise_of
 from synth.diffusion.weights import open_weights
 from synth.errors import UserError
+from synth.generator import GeneratorSpec
 from synth.repeatable import repeatable
 from tests.conftest import Run
 
@@ -180,7 +181,16 @@ def test_parents_name_files_licence_and_data(twin: Path) -> None:
     (mine,) = open_weights(twin / "models").parents()
     assert mine["name"] == "diff_unet_3d_rflow-mr-brain_v1" and mine["licence"] == "NVIDIA Open Model License"
     assert set(mine["files"]) == {"models/autoencoder_v1.pt", "models/diff_unet_3d_rflow-mr-brain_v1.pt"}
-    assert "MR-RATE" in mine["data"]
+    assert "MR-RATE" in mine["data"] and mine["settings"] == {"dim": [*DIM], "spacing": [*SPACING], "modality": 11}
+
+
+def test_corpus_of_other_settings_is_another_corpus(twin: Path) -> None:
+    specs = []
+    for settings in ({}, {"modality": 10}, {"spacing": [1.0, 1.0, 1.0]}, {"num_inference_steps": 7}):
+        write_settings(twin, settings)
+        spec = GeneratorSpec("Diffusion", {"weights": twin})
+        specs.append(spec.fingerprint(spec.build().parents()))
+    assert len(set(specs)) == len(specs)
 
 
 @pytest.mark.parametrize(

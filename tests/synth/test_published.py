@@ -26,7 +26,7 @@ from synth.diffusion.published import AFFINE, CONDITIONS, find_bundle, open_bund
 from synth.diffusion.sampling import decode_volume, sample_latent
 from synth.diffusion.weights import DiffusionWeights, open_weights
 from synth.errors import UserError
-from synth.generator import Generator
+from synth.generator import Generator, GeneratorSpec
 from synth.keys import rng_for
 from synth.repeatable import repeatable
 from synth.testing import GeneratorConformance, difference
@@ -196,6 +196,13 @@ def test_corpus_names_the_files_and_the_people_behind_them(run: Run, tmp_path: P
     )
     assert mine["as_published"] is False
     assert run("synth", "verify", out).code == 0 and run("synth", "explain", out, 1, "--check").code == 0
+
+
+def test_recipe_keeps_the_steps_that_were_left_to_the_weights(tmp_path: Path) -> None:
+    kept = GeneratorSpec("Diffusion", {"weights": TWIN}).recipe()["init_args"]
+    assert (kept["steps"], kept["guidance"]) == (50, 1.0)
+    kept = GeneratorSpec("Diffusion", {"weights": tmp_path / "nowhere", "steps": 7}).recipe()["init_args"]
+    assert (kept["steps"], kept["guidance"]) == (7, None)
 
 
 def test_guidance_is_refused_as_nothing_was_trained_untold() -> None:
