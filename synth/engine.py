@@ -278,7 +278,8 @@ def _difference(header: Header, job: Job) -> str:
 
 
 def spec_json(spec: GeneratorSpec) -> str:
-    """The spec with absolute paths, for processes that may run in another folder."""
-    absolute = {k: v.resolve() if isinstance(v, Path) else v for k, v in spec.init_args.items()}
+    """The spec with absolute paths, for processes that may run in another folder; one of nothing here (an id of the hub)
+    stays as it is."""
+    absolute = {k: v.resolve() if isinstance(v, Path) and v.exists() else v for k, v in spec.init_args.items()}
     recipe = replace(spec, init_args=absolute).recipe()
     return json.dumps({**recipe, "search_path": spec.search_path})

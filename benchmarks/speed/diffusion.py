@@ -47,7 +47,7 @@ def rows(size: int) -> list[Row]:
     ]
 
 
-def networks_for(shape: list[int], prediction: str) -> Any:
+def networks_for(shape: list[int]) -> Any:
     """Networks of the recipe tiny that never learnt, for volumes of ``shape``; the same weights every time."""
     import torch
 
@@ -64,7 +64,7 @@ def networks_for(shape: list[int], prediction: str) -> Any:
     unet = initialised(1, lambda: build_unet(size, CONDITIONS)).eval()
     cells = [(n + sum(pair)) // size.factor for n, pair in zip(shape, frame.margins, strict=True)]
     centre = torch.zeros(1, size.latent_channels, *cells)
-    return Networks(autoencoder, unet, prediction, centre, 1.0, frame)
+    return Networks(autoencoder, unet, centre, 1.0, frame)
 
 
 def drawn(networks: Any, number: int, count: int) -> tuple[Any, Any]:
@@ -84,20 +84,20 @@ class Ours:
     turn_s = 0.0
 
     def __init__(self, shape: list[int], prediction: str, steps: int) -> None:
-        from synth.diffusion.sampling import Walk
-        from synth.diffusion.settings import SAMPLERS
-
-        self.networks, self.shape = networks_for(shape, prediction), tuple(shape)
-        self.walk = Walk(SAMPLERS[prediction][0], steps)
+        self.networks, self.shape = networks_for(shape), tuple(shape)
+        self.prediction, self.steps = prediction, steps
         self.volumes_per_call = BATCH
 
     def __call__(self, number: int) -> None:
+        from synth.diffusion.processes import make_sampler
         from synth.diffusion.sampling import decode, sample_latent
+        from synth.diffusion.settings import SAMPLERS
         from synth.repeatable import repeatable
 
         noise, vector = drawn(self.networks, number, BATCH)
+        sampler = make_sampler(SAMPLERS[self.prediction][0], self.prediction, self.steps)
         with repeatable():
-            decode(self.networks, sample_latent(self.networks, self.walk, noise, vector), self.shape)  # type: ignore[arg-type]
+            decode(self.networks, sample_latent(self.networks, sampler, noise, vector), self.shape)  # type: ignore[arg-type]
 
 
 class Monai:
@@ -114,7 +114,7 @@ class Monai:
         from synth.diffusion.networks import foretell
         from synth.diffusion.processes import BETAS, TRAIN_TIMESTEPS
 
-        self.networks = networks = networks_for(shape, "v_prediction")
+        self.networks = networks = networks_for(shape)
         self.volumes_per_call = batch
 
         class Told(nn.Module):

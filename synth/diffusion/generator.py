@@ -18,7 +18,7 @@ from synth.keys import new_seed
 from synth.sample import Sample
 
 if TYPE_CHECKING:
-    from synth.diffusion.sampling import Networks, Walk
+    from synth.diffusion.sampling import Networks
 
 
 class Diffusion(Generator):
@@ -31,10 +31,12 @@ class Diffusion(Generator):
     workers make it faster. Bits do depend on the kind of processor or GPU, on torch's version and on ``batch``.
 
     Args:
-        weights: folder made by brainloom synth train.
-        steps: calls of the U-Net; as many as the sampler usually takes if 0: 25, or 10 along a rectified flow.
-        guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost.
-        sampler: ddim or pndm (noise and v), rectified_flow; auto takes ddim or rectified_flow.
+        weights: folder made by brainloom synth train, or published weights: a folder or an id of the Hugging Face hub.
+        steps: calls of the U-Net, 1 to 1000; if not given 25, or 10 along a rectified flow; with published weights as many as
+            their makers take.
+        guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost; 1 if not given, with published
+            weights what their makers take.
+        sampler: ddim or pndm (of noise and v), or rectified_flow; ddim or rectified_flow if not given.
         ages: youngest,oldest in years, within the trained range; the trained range if absent.
         diagnoses: only these; all of the trained ones if absent.
         people: tab-separated table with a column for every condition; each volume's person is one of its rows.
@@ -49,9 +51,9 @@ class Diffusion(Generator):
     def __init__(
         self,
         weights: Path,
-        steps: int = 0,
-        guidance: float = 1.0,
-        sampler: Literal["auto", "ddim", "pndm", "rectified_flow"] = "auto",
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: Literal["ddim", "pndm", "rectified_flow"] | None = None,
         ages: tuple[float, float] | None = None,
         diagnoses: tuple[str, ...] = (),
         people: Path | None = None,
@@ -62,9 +64,14 @@ class Diffusion(Generator):
         _check_numbers(steps, guidance, batch)
         self.weights = open_weights(Path(weights))
         self.conditions = self.weights.conditions
-        self.steps, self.guidance, self.sampler = int(steps), float(guidance), str(sampler)
+        self.sampler = self._sampler(sampler)
+        self.steps = int(steps or self.weights.steps(self.sampler))
+        self.guidance = self.weights.guidance if guidance is None else float(guidance)
+        if self.guidance != 1 and not self.weights.guided:
+            raise UserError(
+                f"guidance is {guidance}, but the weights '{weights}' were never trained without conditions; leave it at 1"
+            )
         self.untold, self.batch = tuple(untold), int(batch)
-        self._check_walk()
         self._check_told(ages, tuple(diagnoses), people, masks)
         self.people = self._people(ages, tuple(diagnoses), people, masks)
 
@@ -109,24 +116,22 @@ class Diffusion(Generator):
                 "(--diffusion.untold-each)"
             )
 
-    def _check_walk(self) -> None:
-        from synth.diffusion.settings import SAMPLERS
+    def _sampler(self, asked: str | None) -> str:
+        fitting = self.weights.samplers
+        if asked is not None and asked not in fitting:
+            raise UserError(f"sampler is '{asked}'; for these weights expected {' or '.join(fitting)}")
+        return asked or fitting[0]
 
-        fitting = SAMPLERS[self.weights.prediction]
-        if self.sampler not in ("auto", *fitting):
-            raise UserError(
-                f"sampler is '{self.sampler}'; the weights foretell {self.weights.prediction.replace('_', ' ')}: expected "
-                f"{' or '.join(fitting)}"
-            )
-
-    @property
-    def walk(self) -> Walk:
-        """Sampler, steps and guidance as they are taken."""
-        from synth.diffusion.sampling import Walk
-        from synth.diffusion.settings import SAMPLERS, STEPS
-
-        name = SAMPLERS[self.weights.prediction][0] if self.sampler == "auto" else self.sampler
-        return Walk(name, self.steps or STEPS[name], self.guidance)
+    @classmethod
+    def complete(cls, arguments: Params) -> Params:
+        """Sampler, steps and guidance as they are taken, also those left to the weights."""
+        try:
+            weights = open_weights(Path(arguments["weights"]))
+        except (UserError, KeyError, TypeError):
+            return arguments  # refused in the constructor's or the command line's own words
+        sampler = arguments.get("sampler") or weights.samplers[0]
+        usual = {"sampler": sampler, "steps": weights.steps(sampler), "guidance": weights.guidance}
+        return {**arguments, **{name: value for name, value in usual.items() if arguments.get(name) is None}}
 
     def draw(self, rng: np.random.Generator) -> Params:
         """Who, and the seed of the noise."""
@@ -168,7 +173,8 @@ class Diffusion(Generator):
         label = None if labels[0] is None else torch.from_numpy(np.stack(labels)).to(device)
         with repeatable():
             told = torch.from_numpy(vector).to(device)
-            latent = sample_latent(networks, self.walk, torch.from_numpy(noise).to(device), told, label)
+            sampler = self.weights.sampler(self.sampler, self.steps)
+            latent = sample_latent(networks, sampler, torch.from_numpy(noise).to(device), told, self.guidance, label)
             images = decode(networks, latent[:count], self.weights.shape)
         if not np.isfinite(images).all():
             raise ValueError(
@@ -198,10 +204,10 @@ class Diffusion(Generator):
         return self.weights.networks(best_device())
 
 
-def _check_numbers(steps: int, guidance: float, batch: int) -> None:
-    if not 0 <= steps <= 1000:
-        raise UserError(f"steps is {steps}; expected a whole number from 1 to 1000, or 0 for the sampler's usual one")
-    if not 0 <= guidance <= 20:
+def _check_numbers(steps: int | None, guidance: float | None, batch: int) -> None:
+    if steps is not None and not 1 <= steps <= 1000:
+        raise UserError(f"steps is {steps}; expected a whole number from 1 to 1000")
+    if guidance is not None and not 0 <= guidance <= 20:
         raise UserError(f"guidance is {guidance}; expected a number from 0 to 20 (1 is as trained)")
     if batch < 1:
         raise UserError(f"batch is {batch}; expected 1 or more")

@@ -16,7 +16,8 @@ from synth.corpus import Corpus
 from synth.diffusion.conditions import Condition, encode
 from synth.diffusion.learning import Learning
 from synth.diffusion.networks import Autoencoder
-from synth.diffusion.sampling import Networks, Walk, decode, noise_of, sample_latent
+from synth.diffusion.processes import make_sampler
+from synth.diffusion.sampling import Networks, decode, noise_of, sample_latent
 from synth.diffusion.settings import SAMPLERS, STEPS
 from synth.diffusion.stages import Frame, Latents
 from synth.picture import save_png, slices
@@ -71,10 +72,8 @@ class Preview:
         def draw(path: Path) -> None:
             device, decoder = stage.device, autoencoder.to(stage.device).eval()
             with _at_rest(stage.kept):
-                networks = Networks(
-                    decoder, stage.kept, prediction, latents.centre[None].to(device), latents.scale, self.frame
-                )
-                walk = Walk(sampler, STEPS[sampler])
+                networks = Networks(decoder, stage.kept, latents.centre[None].to(device), latents.scale, self.frame)
+                walk = make_sampler(sampler, prediction, STEPS[sampler])
                 drawn = sample_latent(networks, walk, torch.from_numpy(noise).to(device), vector.to(device))
                 volumes = decode(networks, drawn, _whole(self.corpus))
             save_png(sheet([[volume[0]] for volume in volumes]), path)

@@ -104,10 +104,7 @@ class RectifiedFlow:
         return latent
 
 
-Sampler = DDIM | PNDM | RectifiedFlow
-
-
-def make_sampler(name: str, prediction: str, steps: int) -> Sampler:
-    """A sampler for one batch: it holds what it saw."""
-    kinds: dict[str, type[Sampler]] = {"ddim": DDIM, "pndm": PNDM, "rectified_flow": RectifiedFlow}
+def make_sampler(name: str, prediction: str, steps: int) -> DDIM | RectifiedFlow:
+    """A sampler by name, for a U-Net that foretells ``prediction``."""
+    kinds: dict[str, type[DDIM] | type[RectifiedFlow]] = {"ddim": DDIM, "pndm": PNDM, "rectified_flow": RectifiedFlow}
     return kinds[name](prediction, steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from synth.diffusion.conditions import UNTOLD, Condition, width
 from synth.diffusion.networks import Autoencoder, foretell
-from synth.diffusion.processes import TRAIN_TIMESTEPS, make_sampler
+from synth.diffusion.processes import TRAIN_TIMESTEPS
 from synth.keys import rng_for
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class Networks:
 
     Attributes:
         autoencoder, unet: the networks.
-        prediction: what the U-Net foretells.
         centre: ``[1, c, d, h, w]``, mean latent.
         scale: of the latent.
         frame: margins, and labels where there is a ControlNet.
@@ -36,27 +35,27 @@ class Networks:
 
     autoencoder: Autoencoder
     unet: nn.Module
-    prediction: str
     centre: Tensor
     scale: float
     frame: Frame
     control: Control | None = None
 
 
-@dataclass(frozen=True)
-class Walk:
-    """How to get from noise to a latent.
+class Sampler(Protocol):
+    """Leads one batch from noise to a clean latent; it holds what it saw."""
 
-    Attributes:
-        sampler: ddim, pndm or rectified_flow.
-        steps: calls of the U-Net (twice that under guidance).
-        guidance: 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &
-            Salimans 2022) at twice the cost.
-    """
+    @property
+    def times(self) -> Sequence[float]:
+        """The timesteps that the U-Net is told, one a call."""
+        ...
 
-    sampler: str
-    steps: int
-    guidance: float = 1.0
+    def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
+        """The latent after call ``at``, from the U-Net's answer at ``times[at]``."""
+        ...
+
+    def end(self, latent: Tensor) -> Tensor:
+        """The clean latent when all steps are done."""
+        ...
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -64,10 +63,20 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return rng_for(seed, 0, "diffusion noise").standard_normal(shape, np.float32)
 
 
-def sample_latent(networks: Networks, walk: Walk, noise: Tensor, vector: Tensor, label: Tensor | None = None) -> Tensor:
+def sample_latent(
+    networks: Networks,
+    sampler: Sampler,
+    noise: Tensor,
+    vector: Tensor,
+    guidance: float = 1.0,
+    label: Tensor | None = None,
+) -> Tensor:
     """Latents ``[B, c, d, h, w]`` (in units of the scaled latent) from ``noise`` under conditions ``vector`` [B, K] and,
-    with a ControlNet, label maps ``label`` [B, D, H, W]."""
-    sampler = make_sampler(walk.sampler, networks.prediction, walk.steps)
+    with a ControlNet, label maps ``label`` [B, D, H, W].
+
+    ``guidance`` 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &
+    Salimans 2022) at twice the cost.
+    """
     rest: tuple[Any, ...] = ()
     if label is not None and networks.control is not None:
         rest = (networks.control, networks.control.embed(networks.frame.places(label)))
@@ -76,9 +85,9 @@ def sample_latent(networks: Networks, walk: Walk, noise: Tensor, vector: Tensor,
     for at, time in enumerate(sampler.times):
         times = torch.full((len(noise),), time, device=noise.device)
         answer = foretell(networks.unet, latent, times, vector, *rest)
-        if walk.guidance != 1.0:
+        if guidance != 1.0:
             untold = foretell(networks.unet, latent, times, nothing, *rest)
-            answer = untold + walk.guidance * (answer - untold)
+            answer = untold + guidance * (answer - untold)
         latent = sampler.step(answer, at, latent)
     return sampler.end(latent)
 

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from synth.diffusion.conditions import Condition, width
+from synth.diffusion.hub import fetched
 from synth.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synth.diffusion.sampling import Networks
+    from synth.diffusion.sampling import Networks, Sampler
     from synth.diffusion.stages import Frame
 
 FORMAT, FORMAT_VERSION = "brainloom-diffusion", 2
@@ -65,6 +66,36 @@ class DiffusionWeights:
         return str(self.config.get("prediction") or self.config["networks"]["prediction"])
 
     @property
+    def samplers(self) -> tuple[str, ...]:
+        """Samplers that fit, the usual one first."""
+        from synth.diffusion.settings import SAMPLERS
+
+        return SAMPLERS[self.prediction]
+
+    def steps(self, sampler: str) -> int:
+        """Usual number of steps of a sampler."""
+        from synth.diffusion.settings import STEPS
+
+        return STEPS[sampler]
+
+    @property
+    def guidance(self) -> float:
+        """Usual guidance: as trained."""
+        return 1.0
+
+    @property
+    def guided(self) -> bool:
+        """Whether it was trained without its conditions too, so that these can be exaggerated."""
+        options = self.config.get("options", {}).get("diffusion", {"untold": 0.1})  # version 1 always did
+        return bool(options["untold"] > 0)
+
+    def sampler(self, name: str, steps: int) -> Sampler:
+        """What leads from noise to a latent in ``steps`` steps."""
+        from synth.diffusion.processes import make_sampler
+
+        return make_sampler(name, self.prediction, steps)
+
+    @property
     def controlled(self) -> bool:
         """Whether there is a ControlNet, so that volumes come with their label maps."""
         return bool(self.config.get("control"))
@@ -95,7 +126,6 @@ class DiffusionWeights:
         return Networks(
             autoencoder.to(device).eval(),
             unet.to(device).eval(),
-            self.prediction,
             centre[None].to(device),
             float(self.config["scale_factor"]),
             self.frame,
@@ -116,7 +146,7 @@ class DiffusionWeights:
     def parents(self) -> list[dict[str, Any]]:
         """These weights, their training corpus, and what that corpus derives from, as one flat list."""
         names = [*FILES, *[CONTROL] * self.controlled]
-        checksums = {name: _sha256(self.path / name) for name in names}
+        checksums = {name: digest(self.path / name) for name in names}
         whole = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
         corpus = dict(self.config["corpus"])
         further = corpus.pop("parents", [])
@@ -132,18 +162,30 @@ class DiffusionWeights:
 
 
 def open_weights(path: Path) -> DiffusionWeights:
-    """The finished weights in a folder.
+    """The finished weights in a folder or at an id of the Hugging Face hub: brainloom's, or published ones.
 
     Raises:
-        UserError: no such folder, training not finished, files missing, another format or a newer one.
+        UserError: no such folder, training not finished, files missing, another format or a newer one, no connection.
     """
+    from synth.diffusion.maisi import find_maisi, open_maisi  # late: these are weights themselves
+    from synth.diffusion.published import find_bundle, open_bundle
+
+    path = fetched(path)
+    if (maisi := find_maisi(path)) is not None:
+        return open_maisi(maisi)
+    if (bundle := find_bundle(path)) is not None:
+        return open_bundle(bundle)
     if not path.is_dir():
-        raise UserError(f"there are no weights '{path}'; expected a folder made by brainloom synth train")
+        raise UserError(
+            f"there are no weights '{path}'; expected a folder made by brainloom synth train, or published weights"
+        )
     if (path / "training.json").exists() and not (path / CONFIG).exists():
         raise UserError(f"the training of '{path}' is not finished; run its synth train command again to go on")
     for name in FILES:
         if not (path / name).is_file():
-            raise UserError(f"'{path}' has no {name}; expected a folder made by brainloom synth train")
+            raise UserError(
+                f"'{path}' has no {name}; expected a folder made by brainloom synth train, or published weights"
+            )
     try:
         config = json.loads((path / CONFIG).read_text())
         found = (config["format"], config["format_version"])
@@ -170,6 +212,12 @@ def _fill(network: Any, path: Path) -> dict[str, Tensor]:
         raise UserError(f"'{path}' is damaged or belongs to another config.json ({reason}); train again") from error
 
 
-def _sha256(path: Path) -> str:
+def digest(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(*records: Any) -> str:
+    """sha256 of what records of JSON hold."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()

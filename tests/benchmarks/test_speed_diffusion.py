@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed.diffusion import Monai, drawn, networks_for
-from synth.diffusion.sampling import Walk, sample_latent
+from synth.diffusion.processes import make_sampler
+from synth.diffusion.sampling import sample_latent
 from tests.conftest import Run
 
 SHAPE = [16, 16, 16]
 
 
 def test_both_are_given_the_same_networks_noise_and_conditions() -> None:
-    one, other = networks_for(SHAPE, "v_prediction"), networks_for(SHAPE, "rectified_flow")
+    one, other = networks_for(SHAPE), networks_for(SHAPE)
     for name, tensor in one.unet.state_dict().items():
         assert torch.equal(tensor, other.unet.state_dict()[name])
     assert all(torch.equal(a, b) for a, b in zip(drawn(one, 3, 2), drawn(other, 3, 2), strict=True))
@@ -28,7 +29,7 @@ def test_monai_s_inferer_takes_the_same_number_of_steps_as_ours() -> None:
     taken = len(calls)
     noise, vector = drawn(row.networks, 0, 1)
     with torch.no_grad():
-        sample_latent(row.networks, Walk("ddim", 50), noise, vector)
+        sample_latent(row.networks, make_sampler("ddim", "v_prediction", 50), noise, vector)
     assert taken == 50 and len(calls) == 100
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +25,7 @@ from synth.keys import rng_for
 from synth.sample import Sample, centred_affine
 from synth.testing import GeneratorConformance, difference
 from synth.verify import verify
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 
 SHAPE = (12, 16, 14)  # 12 and 14 are no multiples of the networks' 8: padded inside, cut off at the end
 FILES = {"autoencoder.safetensors", "diffusion.safetensors", "config.json", "README.md", "samples.png"}
@@ -212,7 +216,7 @@ def test_what_is_left_untold_is_no_covariate_of_the_volume(weights: Path) -> Non
     [
         ({"ages": (10.0, 20.0)}, "trained range"),
         ({"diagnoses": ("flu",)}, "the weights know AD, CN, PD"),
-        ({"steps": -1}, "1 to 1000"),
+        ({"steps": 0}, "1 to 1000"),
         ({"guidance": float("nan")}, "0 to 20"),
         ({"batch": 0}, "1 or more"),
         ({"sampler": "rectified_flow"}, "expected ddim or pndm"),
@@ -224,6 +228,11 @@ def test_what_is_left_untold_is_no_covariate_of_the_volume(weights: Path) -> Non
 def test_bad_options_are_refused(weights: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Diffusion(weights, **options)
+
+
+def test_recipe_is_what_it_was_when_steps_were_a_default(weights: Path) -> None:
+    kept = GeneratorSpec("Diffusion", {"weights": weights}).recipe()["init_args"]
+    assert (kept["steps"], kept["guidance"]) == (25, 1.0)
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
@@ -287,7 +296,7 @@ def test_every_prediction_is_learnt_and_sampled(corpus: Path, tmp_path: Path, we
     given = {"given": str(weights)}
     out = train(corpus, tmp_path / "w", autoencoder=given, diffusion={"prediction": prediction, "steps": 2})
     generator = Diffusion(out, steps=2)
-    assert generator.walk.sampler == ("rectified_flow" if prediction == "rectified_flow" else "ddim")
+    assert generator.sampler == ("rectified_flow" if prediction == "rectified_flow" else "ddim")
     image = generator.render(generator.draw(rng_for(0, 0))).image
     assert image.shape == (1, *SHAPE) and np.isfinite(image).all()
     assert (out / "autoencoder.safetensors").read_bytes() == (weights / "autoencoder.safetensors").read_bytes()
@@ -361,6 +370,31 @@ def test_interrupted_training_goes_on_to_the_same_weights(
         one, other = load_file(weights / name), load_file(tmp_path / name)
         for key, tensor in one.items():
             np.testing.assert_array_equal(other[key], tensor, err_msg=key)
+
+
+def test_training_survives_kill_9_and_ends_with_the_same_bits(corpus: Path, weights: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from synth.diffusion import learning\n"
+        "from synth.diffusion.stages import LearnDenoising\n"
+        "from synth.diffusion.train import train_diffusion\n"
+        "from tests.synth.test_diffusion import meant\n"
+        "learning.CHECKPOINT_SECONDS = 0.0\n"
+        "LearnDenoising.after = lambda self, step: time.sleep(1)\n"
+        f"train_diffusion(Path({str(corpus)!r}), Path({str(tmp_path / 'w')!r}), meant())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "w" / "checkpoints" / "diffusion.ckpt"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and checkpoint.exists()
+    with pytest.raises(UserError, match="not finished"):
+        open_weights(tmp_path / "w")
+    train(corpus, tmp_path / "w")
+    for name in ("autoencoder.safetensors", "diffusion.safetensors"):
+        assert (tmp_path / "w" / name).read_bytes() == (weights / name).read_bytes()
 
 
 def test_damaged_weights_are_refused(weights: Path, tmp_path: Path) -> None:
