@@ -13,7 +13,10 @@ from synth.errors import UserError, near
 from synth.generator import GeneratorSpec
 from synth.options import make_spec, parse_value, read_yaml
 
-KINDS: dict[str, str] = {"real_scan": "benchmarks.real_scan.experiment:RealScan"}
+KINDS: dict[str, str] = {
+    "real_scan": "benchmarks.real_scan.experiment:RealScan",
+    "diffusion": "benchmarks.diffusion:DiffusionBenchmark",
+}
 
 
 class Benchmark(Protocol):

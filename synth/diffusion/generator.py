@@ -18,6 +18,8 @@ from synth.keys import new_seed
 from synth.sample import Sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from synth.diffusion.sampling import Networks
 
 
@@ -161,7 +163,7 @@ class Diffusion(Generator):
     def _together(self, batch: Sequence[Params]) -> list[Sample]:
         import torch
 
-        from synth.diffusion.sampling import decode, noise_of, sample_latent
+        from synth.diffusion.sampling import decode, noise_of
         from synth.repeatable import repeatable
 
         networks, count = self._networks, len(batch)
@@ -173,8 +175,7 @@ class Diffusion(Generator):
         label = None if labels[0] is None else torch.from_numpy(np.stack(labels)).to(device)
         with repeatable():
             told = torch.from_numpy(vector).to(device)
-            sampler = self.weights.sampler(self.sampler, self.steps)
-            latent = sample_latent(networks, sampler, torch.from_numpy(noise).to(device), told, self.guidance, label)
+            latent = self.latent(torch.from_numpy(noise).to(device), told, label)
             images = decode(networks, latent[:count], self.weights.shape)
         if not np.isfinite(images).all():
             raise ValueError(
@@ -184,6 +185,13 @@ class Diffusion(Generator):
             Sample(image, mask, params["conditions"], self.weights.affine)
             for image, mask, params in zip(images, labels[:count], batch, strict=True)
         ]
+
+    def latent(self, noise: Tensor, told: Tensor, label: Tensor | None) -> Tensor:
+        """Scaled latents ``[B, c, d, h, w]`` from noise, condition vectors [B, K] and label maps ``[B, D, H, W]``."""
+        from synth.diffusion.sampling import sample_latent
+
+        sampler = self.weights.sampler(self.sampler, self.steps)
+        return sample_latent(self._networks, sampler, noise, told, self.guidance, label)
 
     def _mask(self, params: Params) -> Any:
         return self.people.corpus.label(params["mask"]) if isinstance(self.people, Masks) else None

@@ -42,7 +42,7 @@ class Size:
     """
 
     fold: int = 2
-    latent_channels: int = 4
+    latent_channels: int = 8
     shortcut: bool = True
     channels: tuple[int, ...] = (16, 32)
     blocks: int = 1
@@ -108,7 +108,7 @@ class Autoencoding:
         given: folder of weights whose autoencoder is taken instead of training one.
     """
 
-    steps: int = 400
+    steps: int = 800
     batch_size: int = 8
     learning_rate: float = 2e-3
     absolute: float = 1.0
@@ -148,7 +148,7 @@ class Denoising:
             head is.
     """
 
-    steps: int = 800
+    steps: int = 2500
     batch_size: int = 8
     learning_rate: float = 2e-3
     prediction: Prediction = "v_prediction"

@@ -162,7 +162,7 @@ def test_a_control_net_changes_nothing_before_it_has_learnt() -> None:
     size = Size()
     unet, control = build_unet(size, 2).eval(), Control(size, 2, 3, (8, 16)).eval()
     control.start_from(unet)
-    noisy, vector = torch.randn(1, 4, 4, 4, 4), torch.rand(1, 2)
+    noisy, vector = torch.randn(1, size.latent_channels, 4, 4, 4), torch.rand(1, 2)
     hint = control.embed(torch.randint(0, 3, (1, 16, 16, 16)))
     times = torch.tensor([500])
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_latents_are_kept_as_mean_and_sd_never_as_a_sample(controlled: tuple[Pat
         mean, sd = network.encode(image)
     np.testing.assert_allclose(stored.image(2), torch.cat([mean, sd], dim=1)[0].numpy(), atol=1e-5)
     assert stored.entry(2)["affine"][0][0] == pytest.approx(12.0 * Size().factor)
-    means = np.stack([stored.image(index)[:4] for index in range(6)])
+    means = np.stack([stored.image(index)[: Size().latent_channels] for index in range(6)])
     known = statistics(stored, centred=True)
     np.testing.assert_allclose(known.centre.numpy(), means.mean(0), atol=1e-5)
     assert known.scale == pytest.approx(1 / (means - means.mean(0)).std(), rel=1e-3)
