@@ -63,11 +63,12 @@ def finish(weights: DiffusionWeights) -> None:
 
 
 def save(model: nn.Module, path: Path, loss: float, further: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-    """Tensors of a network and ``further`` ones as safetensors, with the loss it ended at."""
+    """Tensors of a network and ``further`` ones as safetensors, with the loss it ended at. Equal tensors give equal
+    files: of several words of metadata safetensors would change the order."""
     from safetensors.torch import save_file
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in {**model.state_dict(), **further}.items()}
-    write_whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt", "loss": repr(loss)}))
+    write_whole(path, lambda part: save_file(tensors, part, metadata={"loss": repr(loss)}))
 
 
 def loss_in(path: Path) -> float:

@@ -394,7 +394,7 @@ def test_training_survives_kill_9_and_ends_with_the_same_bits(corpus: Path, weig
         open_weights(tmp_path / "w")
     train(corpus, tmp_path / "w")
     for name in ("autoencoder.safetensors", "diffusion.safetensors"):
-        assert (tmp_path / "w" / name).read_bytes() == (weights / name).read_bytes()
+        assert (tmp_path / "w" / name).read_bytes() == (weights / name).read_bytes(), name
 
 
 def test_damaged_weights_are_refused(weights: Path, tmp_path: Path) -> None:
