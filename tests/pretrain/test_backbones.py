@@ -16,7 +16,7 @@ def test_a_backbone_gives_one_feature_vector_a_volume_and_a_map_that_pools_to_it
     backbone = make_backbone(name, (32, 40, 32)).eval()
     image = torch.randn(2, 1, 32, 40, 32)
     with torch.no_grad():
-        feature, maps = backbone(image), backbone.maps(image)
+        feature, maps = backbone(image), backbone.feature_map(image)
     assert feature.shape == (2, backbone.feature_size)
     assert maps.shape[:2] == (2, backbone.feature_size)
     assert torch.allclose(maps.mean((2, 3, 4)), feature, atol=1e-5)
