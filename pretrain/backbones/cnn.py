@@ -67,3 +67,40 @@ def resnet_layers(net: nn.Module) -> list[tuple[str, ...]]:
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         groups += [(f"net.{stage}.{block}",) for block, _ in net.get_submodule(stage).named_children()]
     return groups
+
+
+class VideoResNet(Backbone):
+    """torchvision's r3d_18 (Tran et al. 2018) built of MONAI's ResNet: a stem of 3 × 7 × 7 that keeps the depth, no
+    pooling after it, shortcuts of type B. The volume's first axis stands for time."""
+
+    fit = Fit(smallest=16)
+
+    def __init__(self, shape: Shape, channels: int) -> None:
+        super().__init__()
+        from monai.networks.nets.resnet import ResNet
+
+        self.net: nn.Module = ResNet(
+            "basic",
+            [2, 2, 2, 2],
+            [64, 128, 256, 512],
+            n_input_channels=channels,
+            conv1_t_size=(3, 7, 7),  # type: ignore[arg-type]  # MONAI's hint says tuple[int], it means any tuple
+            conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
+            no_max_pool=True,
+            shortcut_type="B",
+            bias_downsample=False,
+            feed_forward=False,
+        )
+        self.feature_size = 512
+
+    def feature_map(self, image: torch.Tensor) -> torch.Tensor:
+        """``[B, 512, D/8, H/16, W/16]``."""
+        self._check(image)
+        x = self.net.act(self.net.bn1(self.net.conv1(image)))  # type: ignore[operator]
+        for stage in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
+            x = stage(x)  # type: ignore[operator]
+        return x
+
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Stem, then every residual block."""
+        return resnet_layers(self.net)

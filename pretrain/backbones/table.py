@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from pretrain.backbones.base import Backbone, Fit, Shape
-from pretrain.backbones.cnn import MonaiDenseNet, MonaiResNet
+from pretrain.backbones.cnn import MonaiDenseNet, MonaiResNet, VideoResNet
 from pretrain.backbones.sfcn import SFCN
+from pretrain.backbones.swin import MonaiSwin, SwinOptions, VideoSwin
 from pretrain.backbones.vit import ViT, ViTOptions
 from synth.errors import UserError, near
 from synth.options import parse_value
@@ -68,6 +69,17 @@ def _densenet(shape: Shape, channels: int, options: NoOptions) -> Backbone:
     return MonaiDenseNet(shape, channels)
 
 
+def _r3d_18(shape: Shape, channels: int, options: NoOptions) -> Backbone:
+    return VideoResNet(shape, channels)
+
+
+def _swin3d(width: int, depths: tuple[int, int, int, int], heads: tuple[int, int, int, int], size: str) -> Entry:
+    def make(shape: Shape, channels: int, options: SwinOptions) -> Backbone:
+        return VideoSwin(shape, channels, width, depths, heads, options)
+
+    return Entry(make, f"video Swin {size}, torchvision's layout", lambda _: VideoSwin.fit, SwinOptions)
+
+
 BACKBONES: dict[str, Entry] = {
     "vit_xs": _vit(128, 4, 4, 8),
     "vit_ti": _vit(192, 12, 3, 8),
@@ -81,6 +93,11 @@ BACKBONES: dict[str, Entry] = {
     "densenet121": Entry(_densenet, "MONAI DenseNet121", lambda _: MonaiDenseNet.fit),
     "resnet18": _resnet("resnet18"),
     "resnet50": _resnet("resnet50"),
+    "r3d_18": Entry(_r3d_18, "video ResNet18, torchvision's layout", lambda _: VideoResNet.fit),
+    "swin": Entry(MonaiSwin, "MONAI Swin 48 wide, 2-2-2-2 deep, windows 7³", lambda _: MonaiSwin.fit, SwinOptions),
+    "swin3d_t": _swin3d(96, (2, 2, 6, 2), (3, 6, 12, 24), "tiny"),
+    "swin3d_s": _swin3d(96, (2, 2, 18, 2), (3, 6, 12, 24), "small"),
+    "swin3d_b": _swin3d(128, (2, 2, 18, 2), (4, 8, 16, 32), "base"),
 }
 
 
