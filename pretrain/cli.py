@@ -48,12 +48,25 @@ def run(
     return 0
 
 
-def backbones() -> int:
-    """List the backbones: name, parameters, length of the pooled feature, what it is."""
-    from pretrain.backbones import describe
+def backbones(shape: tuple[int, int, int] = (96, 96, 96)) -> int:
+    """List the backbones: parameters, length of the pooled feature, memory and operations a volume, sizes they take.
 
-    for row in describe():
-        print(
-            f"{row['backbone']:<12} {row['parameters'] / 1e6:7.2f} M parameters, feature {row['feature']:>4}: {row['about']}"
-        )
+    Memory is what one more volume of a batch keeps for the backward pass in bf16; operations are of one forward pass.
+
+    Args:
+        shape: voxels of the volume that memory and operations are for.
+    """
+    from pretrain.backbones import describe
+    from synth.progress import progress_bar
+
+    with progress_bar("count", "backbones") as show:
+        rows = describe(shape, show)
+    size = "×".join(map(str, shape))
+    print(f"{'':<12} {'parameters':>10} {'feature':>7} {'memory':>9} {'operations':>10}   (of a volume of {size}, bf16)")
+    for row in rows:
+        memory = "–" if row.activation_bytes is None else f"{row.activation_bytes / 2**20:.0f} MiB"
+        operations = "–" if row.flops is None else f"{row.flops / 1e9:.1f} G"
+        count = f"{row.parameters / 1e6:.2f} M"
+        print(f"{row.name:<12} {count:>10} {row.feature:>7} {memory:>9} {operations:>10}   {row.about}; {row.sizes}")
+    print("options after a colon, such as vit_b:positions=learned,checkpointing=true; see docs/backbones.md")
     return 0
