@@ -45,12 +45,13 @@ class Backbone(nn.Module):
     Any size that ``fit`` allows is taken, the one it was made for or another.
 
     Attributes:
-        name: in the table of backbones, for messages.
+        name: in the table of backbones; ``word`` is the name with its options, from which it can be made again.
         fit: which sizes are taken.
         feature_size: F, the length of the pooled feature.
     """
 
     name: str = "backbone"
+    word: str = "backbone"
     fit: Fit = Fit()
     feature_size: int
 

@@ -146,5 +146,5 @@ def make_backbone(word: str, shape: Shape, channels: int = 1, seed: int = 0) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = entry.make(shape, channels, options)
-    made.name = name
+    made.name, made.word = name, spell(name, options)
     return made.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # about 1.3 × as fast on CPU, bf16

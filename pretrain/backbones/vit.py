@@ -94,6 +94,7 @@ class ViT(Backbone):
 
     Attributes:
         patch: voxels of a patch in the plane; ``patch_shape`` along d, h, w.
+        heads: of every block's attention.
         grid: patches along d, h, w of the volumes it was made for.
     """
 
@@ -108,7 +109,7 @@ class ViT(Backbone):
         options: ViTOptions = PLAIN,
     ) -> None:
         super().__init__()
-        self.options, self.patch, self.feature_size = options, patch, width
+        self.options, self.patch, self.heads, self.feature_size = options, patch, heads, width
         self.patch_shape = options.patch_shape(patch)
         self.fit = Fit(self.patch_shape)
         self.grid = self._grid(shape)
@@ -176,7 +177,7 @@ class ViT(Backbone):
         return (shape[0] // d, shape[1] // h, shape[2] // w)
 
     def _rotation(self, grid: Shape, keep: torch.Tensor | None, device: torch.device) -> Rotation:
-        cosine, sine = axial_rotations(grid, self.feature_size // self.blocks[0].heads)  # type: ignore[arg-type,operator]
+        cosine, sine = axial_rotations(grid, self.feature_size // self.heads)
         cosine, sine = cosine.to(device), sine.to(device)
         return (cosine, sine) if keep is None else (cosine[keep][:, None], sine[keep][:, None])
 
