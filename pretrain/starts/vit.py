@@ -92,6 +92,9 @@ def _refuse_other_blocks(source: Source, foreign: ForeignViT, word: str, asked: 
                 f"'{source.name}' has {theirs} {what}, backbone {word} has {ours}; choose {_fitting(foreign)}"
             )
 
+    if (act := source.config.get("hidden_act", "gelu")) != "gelu":
+        raise UserError(f"'{source.name}' has MLPs with {act}, backbone {word} has gelu; choose another start")
+
 
 def _smallest(word: str) -> Shape:
     name, options = find_backbone(word)
