@@ -153,7 +153,7 @@ def _positions(tensors: dict[str, torch.Tensor], backbone: ViT, kind: Kind, sour
         return
     if kind.sees == "planes":
         assert table is not None
-        plane, before = _plane(table, source)
+        plane, before = _plane(table, tensors, source)
         _into_prefix(table[:, :before], tensors)
         old = (1, *plane)
         tensors["positions"] = plane_positions(table[:, before:], plane, grid)
@@ -167,15 +167,16 @@ def _positions(tensors: dict[str, torch.Tensor], backbone: ViT, kind: Kind, sour
         report.interpolated["positions"] = f"{_times(old)} → {_times(grid)}"
 
 
-def _plane(table: torch.Tensor, source: Source) -> tuple[tuple[int, int], int]:
-    """(h, w) of a table ``[1, P + h·w, E]`` and P, the positions of first tokens."""
-    count = table.shape[1]
-    side = math.isqrt(count)
-    if count - side**2 > 8:  # no square with a handful of first tokens
-        raise UserError(
-            f"'{source.name}' holds {count} positions, which are no square; --init takes ViTs of square images"
-        )
-    return (side, side), count - side**2
+def _plane(table: torch.Tensor, tensors: dict[str, torch.Tensor], source: Source) -> tuple[tuple[int, int], int]:
+    """(h, w) of a table ``[1, P + h·w, E]`` and P, the positions of class token and registers in it."""
+    first = [tensors[name].shape[1] for name in ("class_token", "registers") if name in tensors]
+    for before in sorted({0, *first[:1], sum(first)}):
+        side = math.isqrt(table.shape[1] - before)
+        if side**2 == table.shape[1] - before:
+            return (side, side), before
+    raise UserError(
+        f"'{source.name}' holds {table.shape[1]} positions, which are no square; --init takes ViTs of square images"
+    )
 
 
 def _into_prefix(positions: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
