@@ -74,3 +74,19 @@ def backbones(shape: tuple[int, int, int] = (96, 96, 96)) -> int:
         print(f"{row.name:<12} {count:>10} {row.feature:>7} {memory:>9} {operations:>10}   {row.about}; {row.sizes}")
     print("options after a colon, such as vit_b:positions=learned,checkpointing=true; see docs/backbones.md")
     return 0
+
+
+def export(weights: str, /, out: Path, format: Literal["monai-bundle"] = "monai-bundle") -> int:
+    """Write weights in the form of another framework.
+
+    Args:
+        weights: folder made by brainloom pretrain run, or its Hugging Face hub id.
+        out: folder to make.
+        format: monai-bundle (configs, models/model.pt, card; inference.json turns scans into pooled features).
+    """
+    from pretrain.export import export_bundle
+    from pretrain.hub import local_place
+
+    export_bundle(local_place(weights), out)
+    print(f"{out}: {format}")
+    return 0
