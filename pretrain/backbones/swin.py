@@ -22,8 +22,7 @@ class MonaiSwin(Backbone):
     """MONAI's 3-D SwinTransformer (Liu et al. 2021; Hatamizadeh et al. 2022): patches of 2³, windows of 7³, 48 wide,
     2-2-2-2 deep, 3-6-12-24 heads, the encoder of SwinUNETR.
 
-    Patches are merged by ``mergingv2``, which takes each of the eight neighbours once; MONAI's default, kept for old
-    weights, takes two of them twice and leaves two out.
+    Patches are merged by ``mergingv2``; MONAI's default, kept for old weights, has the neighbours in another order.
     """
 
     fit = Fit(smallest=32)
