@@ -89,8 +89,9 @@ class Block(nn.Module):
 class ViT(Backbone):
     """Vision transformer on 3-D patches (Dosovitskiy et al. 2021).
 
-    Ours rather than MONAI's: masked pre-training sends only the visible tokens through the blocks, positions follow
-    other sizes, and attention never writes its N × N matrix (docs/backbones.md has the timings).
+    Ours rather than MONAI's: positions follow other sizes, masked pre-training sends only the visible tokens through the
+    blocks, and attention never writes its N × N matrix. Forward and backward in float32 take 0.72 of MONAI's time at 1,728
+    tokens, with 0.40 of its memory; in bf16 on a CPU 1.42 of its time (docs/backbones.md).
 
     Attributes:
         patch: voxels of a patch in the plane; ``patch_shape`` along d, h, w.
