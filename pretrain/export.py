@@ -157,7 +157,7 @@ def _inference(about: Weights, network: Network) -> dict[str, Any]:
     return {
         "imports": ["$import glob", "$import numpy", "$import torch"],
         "bundle_root": ".",
-        "dataset_dir": "/workspace/data",
+        "dataset_dir": "$@bundle_root + '/data'",
         "checkpoint": "$@bundle_root + '/models/model.pt'",
         "output_file": "$@bundle_root + '/features.npy'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
