@@ -24,7 +24,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "pretrain": {
         "run": ("pretrain.cli:run", "pre-train a backbone on a corpus"),
-        "backbones": ("pretrain.cli:backbones", "list the backbones"),
+        "backbones": ("pretrain.cli:backbones", "list the backbones: parameters, memory, sizes"),
+        "export": ("pretrain.cli:export", "write weights as a MONAI bundle"),
     },
     "finetune": {
         "run": ("finetune.cli:run", "take weights through AD, PD or brain age on a cohort"),

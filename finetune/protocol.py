@@ -171,7 +171,8 @@ class Bench:
         from pretrain.weights import read_config
 
         if arm.weights is not None:
-            refuse_leak(self.cohort, read_config(arm.weights).corpus, str(arm.weights))
+            for corpus in read_config(arm.weights).corpora():
+                refuse_leak(self.cohort, corpus, str(arm.weights))
         elif not arm.control:
             make_backbone(arm.backbone, self.protocol.grid[0])
 

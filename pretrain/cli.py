@@ -19,13 +19,14 @@ def run(
     precision: Literal["bf16", "fp32"] = "bf16",
     ratios: tuple[float, ...] = (),
     follow: bool = False,
+    init: str = "scratch",
 ) -> int:
     """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
 
     Args:
         corpus: folder or URL of the corpus, or several separated by commas.
         out: folder of the weights to make.
-        backbone: a name from brainloom pretrain backbones.
+        backbone: a name from brainloom pretrain backbones, with options after a colon.
         objective: supervised (synthetic targets) or mae (masked autoencoder, ViT only).
         steps: training steps.
         batch_size: volumes a step.
@@ -35,11 +36,12 @@ def run(
         precision: bf16 (autocast) or fp32.
         ratios: how much of each corpus is in the batches, such as 3,1; by their sizes if not given.
         follow: begin while the corpus is still being made.
+        init: scratch, or a file, folder or Hugging Face hub id to start from: our weights, a ViT of images or video, a video network, MedicalNet, MONAI.
     """
     from pretrain.train import TrainOptions, pretrain
 
     options = TrainOptions(
-        backbone, objective, steps, batch_size, learning_rate, weight_decay, seed=seed, precision=precision
+        backbone, objective, steps, batch_size, learning_rate, weight_decay, seed=seed, precision=precision, init=init
     )
     about = pretrain(corpus, out, options, ratios or None, follow)
     for name, value in about.figures.items():
@@ -48,12 +50,43 @@ def run(
     return 0
 
 
-def backbones() -> int:
-    """List the backbones: name, parameters, length of the pooled feature, what it is."""
-    from pretrain.backbones import describe
+def backbones(shape: tuple[int, int, int] = (96, 96, 96)) -> int:
+    """List the backbones: parameters, length of the pooled feature, memory and operations a volume, sizes they take.
 
-    for row in describe():
-        print(
-            f"{row['backbone']:<12} {row['parameters'] / 1e6:7.2f} M parameters, feature {row['feature']:>4}: {row['about']}"
-        )
+    Memory is what one more volume of a batch keeps for the backward pass in bf16; operations are of one forward pass.
+
+    Args:
+        shape: voxels of the volume that memory and operations are for.
+    """
+    from pretrain.backbones import describe
+    from synth.progress import progress_bar
+
+    with progress_bar("count", "backbones") as show:
+        rows = describe(shape, show)
+    size = "×".join(map(str, shape))
+    print(
+        f"{'':<12} {'parameters':>10} {'feature':>7} {'memory':>9} {'operations':>10}   (of a volume of {size}, bf16)"
+    )
+    for row in rows:
+        memory = "–" if row.activation_bytes is None else f"{row.activation_bytes / 2**20:.0f} MiB"
+        operations = "–" if row.flops is None else f"{row.flops / 1e9:.1f} G"
+        count = f"{row.parameters / 1e6:.2f} M"
+        print(f"{row.name:<12} {count:>10} {row.feature:>7} {memory:>9} {operations:>10}   {row.about}; {row.sizes}")
+    print("options after a colon, such as vit_b:positions=learned,checkpointing=true; see docs/backbones.md")
+    return 0
+
+
+def export(weights: str, /, out: Path, format: Literal["monai-bundle"] = "monai-bundle") -> int:
+    """Write weights in the form of another framework.
+
+    Args:
+        weights: folder made by brainloom pretrain run, or its Hugging Face hub id.
+        out: folder to make.
+        format: monai-bundle (configs, models/model.pt, card; inference.json turns scans into pooled features).
+    """
+    from pretrain.export import export_bundle
+    from pretrain.hub import local_place
+
+    export_bundle(local_place(weights), out)
+    print(f"{out}: {format}")
     return 0

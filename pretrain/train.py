@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import logging
 import math
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from pretrain.backbones import Backbone, make_backbone
+from pretrain.backbones import Backbone
 from pretrain.intensity import augment, standardise
 from pretrain.objectives import make_objective
 from pretrain.objectives.base import Objective
+from pretrain.starts import make_start
 from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
 from synth.corpus import Corpus
 from synth.errors import UserError
@@ -39,7 +41,7 @@ GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to pre-train. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine."""
+    """How to pre-train. ``init``: see :mod:`pretrain.starts`. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine."""
 
     backbone: str = "sfcn_s"
     objective: str = "supervised"
@@ -50,6 +52,7 @@ class TrainOptions:
     warmup: float = 0.05
     seed: int = 0
     precision: str = "bf16"
+    init: str = "scratch"
 
 
 class Pretraining(lightning.LightningModule):
@@ -143,13 +146,15 @@ def pretrain(
             "take mae, or wait"
         )
     channels, *shape = corpus.image_shape
-    backbone = make_backbone(options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
+    backbone, start = make_start(options.init, options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
     training, held_out = _split(corpus)
     stream = _stream(corpus, options, training, follow)
     parent = corpus.parent() if corpus.complete else None
     finished = _finished(out, options, parent) if parent else None
     if finished:
         return finished
+    if start:
+        print("\n".join(start.lines()), file=sys.stderr)
     objective = make_objective(options.objective, backbone, corpus, options.seed)
     recipe = " ".join(part.header.checksum for part in corpus.corpora)
     seconds = _fit(objective, stream, out, options, hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest())
@@ -158,7 +163,7 @@ def pretrain(
         parent = corpus.parent()
     affine = np.array(corpus.entry(0)["affine"])
     about = Weights(
-        options.backbone,
+        backbone.name,
         (shape[0], shape[1], shape[2]),
         spacing_of(affine),
         channels,
@@ -170,6 +175,8 @@ def pretrain(
         },
         _figures(objective, corpus, held_out),
         parent,
+        options=backbone.word.partition(":")[2],
+        start=start.record() if start else None,
     )
     save_weights(out, objective.backbone, about)
     remove_folder(out / "checkpoints")
@@ -228,10 +235,11 @@ def _finished(out: Path, options: TrainOptions, parent: dict[str, Any]) -> Weigh
         return None
     there = read_config(out)
     asked = asdict(options)
+    made = {**asdict(TrainOptions()), **there.training}  # weights of an older release know fewer options
     for name, value in asked.items():
-        if there.training.get(name) != value:
+        if made[name] != value:
             raise UserError(
-                f"'{out}' holds weights with {name} {there.training.get(name)}, asked for was {value}; choose another --out"
+                f"'{out}' holds weights with {name} {made[name]}, asked for was {value}; choose another --out"
             )
     if there.corpus.get("identity") != parent["identity"]:
         raise UserError(f"'{out}' holds weights of another corpus ({there.corpus.get('name')}); choose another --out")
