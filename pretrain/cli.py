@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pretrain.objectives import ObjectiveSpec
+
+DEFAULT = ObjectiveSpec("supervised")
+
 
 def run(
     corpus: tuple[str, ...],
     out: Path,
     backbone: str = "sfcn_s",
-    objective: str = "supervised",
+    objective: ObjectiveSpec = DEFAULT,
     steps: int = 2000,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
@@ -19,6 +23,8 @@ def run(
     precision: Literal["bf16", "fp32"] = "bf16",
     ratios: tuple[float, ...] = (),
     follow: bool = False,
+    probe_every: int | None = None,
+    probe_samples: int = 256,
 ) -> int:
     """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
 
@@ -26,7 +32,9 @@ def run(
         corpus: folder or URL of the corpus, or several separated by commas.
         out: folder of the weights to make.
         backbone: a name from brainloom pretrain backbones.
-        objective: supervised (synthetic targets) or mae (masked autoencoder, ViT only).
+        objective: supervised (synthetic targets), mae (masked autoencoder, ViT only), masked (for CNNs too), simclr, yaware
+            (contrastive, minding age, sex and diagnosis), segment, contrasts (two contrasts of one anatomy), several with
+            + between them, an installed plug-in's name, or module.Class.
         steps: training steps.
         batch_size: volumes a step.
         learning_rate: highest learning rate.
@@ -35,16 +43,28 @@ def run(
         precision: bf16 (autocast) or fp32.
         ratios: how much of each corpus is in the batches, such as 3,1; by their sizes if not given.
         follow: begin while the corpus is still being made.
+        probe_every: steps between probes of the frozen backbone; a quarter of the run if not given, 0 never.
+        probe_samples: volumes that a probe looks at.
     """
     from pretrain.train import TrainOptions, pretrain
 
     options = TrainOptions(
-        backbone, objective, steps, batch_size, learning_rate, weight_decay, seed=seed, precision=precision
+        backbone,
+        objective.class_path,
+        steps,
+        batch_size,
+        learning_rate,
+        weight_decay,
+        seed=seed,
+        precision=precision,
+        objective_options=dict(objective.init_args),
+        probe_every=probe_every,
+        probe_samples=probe_samples,
     )
     about = pretrain(corpus, out, options, ratios or None, follow)
     for name, value in about.figures.items():
         print(f"  {name}: {value}")
-    print(f"{out}: {backbone}, {objective}, {about.training['volumes_per_second']} volumes/s")
+    print(f"{out}: {backbone}, {objective.class_path}, {about.training['volumes_per_second']} volumes/s")
     return 0
 
 
