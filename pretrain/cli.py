@@ -24,7 +24,7 @@ def run(
     ratios: tuple[float, ...] = (),
     follow: bool = False,
     probe_every: int | None = None,
-    probe_samples: int = 256,
+    probe_samples: int | None = None,
 ) -> int:
     """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
 
@@ -44,7 +44,7 @@ def run(
         ratios: how much of each corpus is in the batches, such as 3,1; by their sizes if not given.
         follow: begin while the corpus is still being made.
         probe_every: steps between probes of the frozen backbone; a quarter of the run if not given, 0 never.
-        probe_samples: volumes that a probe looks at.
+        probe_samples: volumes that a probe looks at; 256 if not given, fewer in a short run.
     """
     from pretrain.train import TrainOptions, pretrain
 
@@ -65,6 +65,24 @@ def run(
     for name, value in about.figures.items():
         print(f"  {name}: {value}")
     print(f"{out}: {backbone}, {objective.class_path}, {about.training['volumes_per_second']} volumes/s")
+    return 0
+
+
+def probe(weights: Path, /, *, corpus: tuple[str, ...], samples: int = 512) -> int:
+    """What a linear model and nearest neighbours read from the frozen features of weights.
+
+    They are fitted to samples of the first nine tenths of the corpus and tested on samples of the last tenth, which
+    pretrain run trains on neither. Beside them: an untrained backbone, and shuffled covariates, which must give chance.
+
+    Args:
+        weights: folder made by brainloom pretrain run.
+        corpus: folder or URL of a corpus of the same shape and spacing, or several separated by commas.
+        samples: volumes looked at; half of them of the last tenth, if there are as many.
+    """
+    from pretrain.probe_table import probe_weights, table
+
+    for line in table(probe_weights(weights, corpus, samples)):
+        print(line)
     return 0
 
 

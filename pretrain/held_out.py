@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,17 @@ from synth.stream import Batch, Reader
 from synth.stream.merged import Merged
 
 CHUNK = 16
+HELD_OUT = 0.1
+
+
+def split(corpus: Merged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sample numbers to train on, and the last tenth of every corpus."""
+    training, held_out = [], []
+    for low, high in itertools.pairwise(corpus.offsets):
+        held = max(1, round((high - low) * HELD_OUT))
+        training.append(np.arange(low, high - held))
+        held_out.append(np.arange(high - held, high))
+    return np.concatenate(training), np.concatenate(held_out)
 
 
 class HeldOut:

@@ -30,7 +30,9 @@ from synth.stream.merged import Merged
 
 Ints = npt.NDArray[np.int64]
 TIMES = 4  # probes of a run after the first, which sees untrained weights
-SAMPLES = 256  # volumes a probe looks at
+FEWEST_SAMPLES, SAMPLES = 64, 256  # volumes a probe looks at, unless another number is asked for
+SHARE = 0.05  # of a run's time that probes may take
+PASSES = 3  # forward passes that a training step costs: one forward, two backward
 SHOWN = 3  # volumes in a picture
 
 
@@ -83,8 +85,8 @@ class Probe:
         """The corpus's covariates."""
         return targets_of(self.corpus.covariates())
 
-    def look(self, backbone: Backbone) -> Outlook:
-        """What the backbone has learnt so far; the backbone stays as it is."""
+    def look(self, backbone: Backbone, shuffled: np.random.Generator | None = None) -> Outlook:
+        """What the backbone has learnt so far; the backbone stays as it is. ``shuffled`` deals the covariates out anew."""
         device = next(backbone.parameters()).device
         fitted, tested = (
             features_of(backbone, HeldOut(self.corpus, who, device)) for who in (self.training, self.held_out)
@@ -93,8 +95,15 @@ class Probe:
         wrong = alarm(features)
         if not np.isfinite(features).all():
             return Outlook((), 0.0, 0.0, wrong)
-        readings = read_out(fitted, self.targets.of(self.training), tested, self.targets.of(self.held_out))
+        targets = self.targets if shuffled is None else self.targets.shuffled(shuffled)
+        readings = read_out(fitted, targets.of(self.training), tested, targets.of(self.held_out))
         return Outlook(tuple(readings), rankme(features), spread(features), wrong)
+
+
+def affordable(volumes: int, looks: int) -> int:
+    """Samples that each of ``looks`` probes of a run over ``volumes`` looks at: 256, or fewer (64 at least) of a run so
+    short that probes would take more than about a twentieth of its time."""
+    return max(FEWEST_SAMPLES, min(SAMPLES, round(SHARE * PASSES * volumes / looks)))
 
 
 def thinned(indices: Ints, most: int) -> Ints:

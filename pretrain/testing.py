@@ -61,9 +61,9 @@ class Small(Backbone):
 
 
 class Blobs(Generator):
-    """A head with a rough blob, whose size is the age, and a smooth one, whose size says nothing. A planted signal.
+    """A planted signal: a head with a chequered blob, whose size is the age, and a smooth one, whose size says nothing.
 
-    Women's rough blob is brighter than what is around it, men's darker.
+    Women's smooth blob is brighter than the other, men's darker.
 
     Args:
         shape: output voxels.
@@ -92,7 +92,7 @@ class Blobs(Generator):
         }
 
     def render(self, params: dict[str, Any]) -> Sample:
-        """Label 1 is the head, 2 the smooth blob, 3 the rough one."""
+        """Label 1 is the head, 2 the smooth blob, 3 the chequered one."""
         axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in self.shape), indexing="ij")
         rng = rng_for(params["noise_seed"], 0)
         label = (np.sum(np.square(axes), axis=0) < 0.9).astype(np.int16)
@@ -100,19 +100,20 @@ class Blobs(Generator):
             (2, params["sizes"][1], params["places"][0]),
             (3, params["sizes"][0], params["places"][1]),
         ):
-            radius = 0.15 + 0.3 * size
+            radius = (0.01 + 0.11 * size) ** (1 / 3)  # the volume grows evenly
             distance = sum((axis - at) ** 2 for axis, at in zip(axes, place, strict=True))
             label[distance < radius**2] = number
-        mean = np.array([0.0, 0.5, 0.7, 0.8 if params["sex"] == "F" else 0.3])[label]
-        rough = np.array([0.01, 0.03, 0.03, 0.15])[label]
-        image = np.clip(mean + rough * rng.standard_normal(self.shape), 0, None) * params["gain"]
+        mean = np.array([0.0, 0.5, 1.0 if params["sex"] == "F" else 0.7, 0.85])[label]
+        chequers = 1 - 2 * (np.indices(self.shape).sum(0) % 2)
+        image = mean + 0.25 * chequers * (label == 3) + 0.05 * rng.standard_normal(self.shape)
+        image = np.clip(image, 0, None) * params["gain"]
         covariates = {"age": params["age"], "sex": params["told_sex"]}
         affine = centred_affine(self.shape, (self.spacing,) * 3)
         return Sample(image[None].astype(np.float32), label, covariates, affine)
 
     def labels(self) -> dict[int, str]:
         """Names of the labels."""
-        return {1: "Head", 2: "Smooth-Blob", 3: "Rough-Blob"}
+        return {1: "Head", 2: "Smooth-Blob", 3: "Chequered-Blob"}
 
 
 def planted_corpus(folder: Any, count: int, seed: int = 5, shuffled: bool = False) -> Corpus:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import math
 import time
@@ -21,11 +20,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from pretrain.backbones import Backbone, make_backbone
-from pretrain.held_out import HeldOut
+from pretrain.held_out import HeldOut, split
 from pretrain.intensity import standardise
 from pretrain.objectives import find_objectives, make_objective
 from pretrain.objectives.base import Objective
-from pretrain.probing import SAMPLES, TIMES, Probe, Probing
+from pretrain.probing import TIMES, Probe, Probing, affordable
 from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
 from synth.corpus import Corpus
 from synth.errors import UserError
@@ -35,7 +34,6 @@ from synth.sample import spacing_of
 from synth.stream import PATIENCE_S, Batch, Stream
 from synth.stream.merged import Merged
 
-HELD_OUT = 0.1
 CHECKPOINT_STEPS = 100
 GRADIENT_NORM = 1.0
 BROKEN_STEPS = 50  # steps in a row without finite gradients after which training is given up
@@ -46,7 +44,8 @@ HOW_LOOKED_AT = ("probe_every", "probe_samples")  # options that change no weigh
 class TrainOptions:
     """How to pre-train. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine.
 
-    ``probe_every``: steps between probes, a quarter of the run if None, 0 never; see :mod:`pretrain.probing`.
+    ``probe_every``: steps between probes, a quarter of the run if None, 0 never; ``probe_samples``: volumes each looks
+    at, see :func:`pretrain.probing.affordable` if None.
     """
 
     backbone: str = "sfcn_s"
@@ -60,7 +59,7 @@ class TrainOptions:
     precision: str = "bf16"
     objective_options: dict[str, Any] = field(default_factory=dict)
     probe_every: int | None = None
-    probe_samples: int = SAMPLES
+    probe_samples: int | None = None
 
 
 class Pretraining(lightning.LightningModule):
@@ -167,7 +166,7 @@ def pretrain(
         )
     channels, *shape = corpus.image_shape
     backbone = make_backbone(options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
-    training, held_out = _split(corpus)
+    training, held_out = split(corpus)
     parent = corpus.parent() if corpus.complete else None
     finished = _finished(out, options, parent) if parent else None
     if finished:
@@ -229,18 +228,10 @@ def _probing(
     if options.probe_every == 0 or not corpus.complete:
         return None
     every = options.probe_every or max(1, math.ceil(options.steps / TIMES))
-    probe = Probe(corpus, training, held_out, options.probe_samples)
+    looks = 1 + math.ceil(options.steps / every)
+    samples = options.probe_samples or affordable(options.steps * options.batch_size, looks)
+    probe = Probe(corpus, training, held_out, samples)
     return Probing(probe, every, options.steps, options.seed)
-
-
-def _split(corpus: Merged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sample numbers to train on, and the last tenth of every corpus."""
-    training, held_out = [], []
-    for low, high in itertools.pairwise(corpus.offsets):
-        held = max(1, round((high - low) * HELD_OUT))
-        training.append(np.arange(low, high - held))
-        held_out.append(np.arange(high - held, high))
-    return np.concatenate(training), np.concatenate(held_out)
 
 
 def _when_complete(place: Path | str, patience: float = PATIENCE_S) -> Corpus:
@@ -261,9 +252,9 @@ def _check(options: TrainOptions) -> None:
     for name, value in (("steps", options.steps), ("batch-size", options.batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
-    for name, number in (("probe-every", options.probe_every or 0), ("probe-samples", options.probe_samples - 2)):
-        if number < 0:
-            raise UserError(f"--{name} is too low; expected {0 if name == 'probe-every' else 2} or more")
+    for name, number, least in (("every", options.probe_every, 0), ("samples", options.probe_samples, 2)):
+        if number is not None and number < least:
+            raise UserError(f"--probe-{name} is {number}; expected {least} or more")
     if not 0 < options.learning_rate < 1:
         raise UserError(f"--learning-rate is {options.learning_rate}; expected a number between 0 and 1")
 
