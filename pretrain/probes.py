@@ -153,18 +153,19 @@ def _number(name: str, x: Floats, known: Floats, z: Floats, truth: Floats) -> Re
 def _word(
     name: str, x: Floats, known: npt.NDArray[np.int64], z: Floats, truth: npt.NDArray[np.int64]
 ) -> Reading | None:
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import GridSearchCV
     from sklearn.neighbors import KNeighborsClassifier
 
     x, known, z, truth = *_present(x, known, known >= 0), *_present(z, truth, np.isin(truth, known[known >= 0]))
     classes, counts = np.unique(known, return_counts=True)
     if len(known) < FEWEST or len(truth) < FEWEST or not x.shape[1] or len(classes) < 2 or counts.min() < 3:
         return None
-    model = LogisticRegressionCV(
-        Cs=np.logspace(-4, 1, 6), cv=3, class_weight="balanced", max_iter=200, scoring="balanced_accuracy"
-    )
-    said = model.fit(x, known).predict(z)
+    logistic = LogisticRegression(class_weight="balanced", solver="newton-cholesky")
+    model = GridSearchCV(logistic, {"C": np.logspace(-4, 1, 6)}, cv=3, scoring="neg_log_loss")
+    turn = np.linalg.svd(x, full_matrices=False)[2].T  # no weight lies outside the samples' span: as few as there are
+    said = model.fit(x @ turn, known).predict(z @ turn)
     linear = float(balanced_accuracy_score(truth, said))
     near = KNeighborsClassifier(min(NEIGHBOURS, len(known) // 2), metric="cosine").fit(x, known)
     knn, reach = float(balanced_accuracy_score(truth, near.predict(z))), _reach(truth, said)

@@ -33,8 +33,10 @@ def contrast(views: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
         temperature: T.
     """
     near = F.normalize(views.float(), dim=1)
+    with torch.autocast(views.device.type, enabled=False):  # bfloat16 keeps three digits, of logits up to 1 / T
+        logits = near @ near.T / temperature
     self_ = torch.eye(len(views), dtype=torch.bool, device=views.device)
-    share = F.log_softmax((near @ near.T / temperature).masked_fill(self_, FAR), dim=1)
+    share = F.log_softmax(logits.masked_fill(self_, FAR), dim=1)
     weights = weights.masked_fill(self_, 0.0)
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
     return -(weights * share).sum(1).mean()

@@ -152,11 +152,12 @@ def test_training_on_covariates_that_say_nothing_leaves_the_probe_at_chance(tmp_
 
 
 def test_training_is_bit_identical_with_and_without_looking(planted: Corpus, tmp_path: Path) -> None:
-    for objective in ("mae", "contrasts"):
+    for backbone, objective in (("vit_xs", "mae"), ("sfcn_s", "contrasts")):  # batch norm would keep what it sees
+        # fp32: torch 2.13's bfloat16 gradients of convolutions to 2³ cells differ from call to call on CPU
         weights = []
         for every in (0, 1):
             out = tmp_path / f"{objective}-{every}"
-            pretrain(planted.path, out, TrainOptions("vit_xs", objective, 3, 4, probe_every=every))
+            pretrain(planted.path, out, TrainOptions(backbone, objective, 3, 4, precision="fp32", probe_every=every))
             weights.append((out / "model.safetensors").read_bytes())
         assert weights[0] == weights[1]
 
