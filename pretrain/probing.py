@@ -23,7 +23,7 @@ import torch
 from pretrain.backbones import Backbone
 from pretrain.held_out import HeldOut, evaluating, features_of
 from pretrain.objectives.base import Objective
-from pretrain.probes import Reading, alarm, rankme, read_out, spread, targets_of
+from pretrain.probes import Reading, Targets, alarm, rankme, read_out, spread, targets_of
 from synth.corpus import Corpus
 from synth.storage import write_atomically
 from synth.stream.merged import Merged
@@ -81,9 +81,12 @@ class Probe:
         self.training = thinned(training, samples - len(self.held_out))
 
     @cached_property
-    def targets(self) -> Any:
-        """The corpus's covariates."""
-        return targets_of(self.corpus.covariates())
+    def targets(self) -> Targets:
+        """Covariates of the samples fitted to, then of those tested on: of these alone, a corpus may hold millions."""
+        import pandas as pd
+
+        rows = [self.corpus.entry(int(index))["covariates"] for index in (*self.training, *self.held_out)]
+        return targets_of(pd.DataFrame(rows))
 
     def look(self, backbone: Backbone, shuffled: np.random.Generator | None = None) -> Outlook:
         """What the backbone has learnt so far; the backbone stays as it is. ``shuffled`` deals the covariates out anew."""
@@ -96,7 +99,8 @@ class Probe:
         if not np.isfinite(features).all():
             return Outlook((), 0.0, 0.0, wrong)
         targets = self.targets if shuffled is None else self.targets.shuffled(shuffled)
-        readings = read_out(fitted, targets.of(self.training), tested, targets.of(self.held_out))
+        first, rest = np.arange(len(fitted)), np.arange(len(fitted), len(features))
+        readings = read_out(fitted, targets.of(first), tested, targets.of(rest))
         return Outlook(tuple(readings), rankme(features), spread(features), wrong)
 
 
