@@ -198,16 +198,13 @@ def make_spec(name: str, options: Mapping[str, Any]) -> GeneratorSpec:
     return GeneratorSpec(name, typed_options("generator", name, constructor_options(cls), options), search_path)
 
 
-def typed_options(
-    kind: str, name: str, known: Mapping[str, Option], given: Mapping[str, Any], prefix: str = ""
-) -> dict[str, Any]:
+def typed_options(kind: str, name: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a plug-in, every one known and of the right type, none that is needed left out.
 
     Args:
         kind, name: of the plug-in, for messages.
         known: see :func:`synth.plugins.constructor_options`.
         given: text from the command line or YAML values.
-        prefix: what stands between ``--kind.`` and the option's name.
 
     Raises:
         UserError: an unknown option (near ones are listed), a value of another type, a missing option.
@@ -217,10 +214,10 @@ def typed_options(
         option = option.replace("-", "_")
         if option not in known:
             raise UserError(f"{kind} {name} has no option '{option}'; near: {near(option, known)}")
-        typed[option] = parse_value(value, known[option].hint, f"--{kind}.{prefix}{option}")
+        typed[option] = parse_value(value, known[option].hint, f"--{kind}.{option}")
     missing = [o.name for o in known.values() if o.default is inspect.Parameter.empty and o.name not in typed]
     if missing:
-        raise UserError(f"{kind} {name} needs --{kind}.{prefix}{missing[0]}")
+        raise UserError(f"{kind} {name} needs --{kind}.{missing[0]}")
     return typed
 
 

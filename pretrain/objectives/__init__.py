@@ -65,26 +65,22 @@ def make_objective(
     Raises:
         UserError: an unknown name or option, or a backbone or corpus that the objective cannot serve.
     """
-    classes, given = find_objectives(name), dict(options or {})
-    if len(classes) == 1:
-        (cls,) = classes.values()
-        return _build(name, cls, backbone, corpus, seed, given)
     from pretrain.objectives.hybrid import Hybrid
 
-    of_part = {part: {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{part}.")} for part in classes}
-    parts = [_build(part, cls, backbone, corpus, seed, of_part[part]) for part, cls in classes.items()]
-    return Hybrid(backbone, dict(zip(classes, parts, strict=True)), tuple(given.get("weights", ())))
+    given = ObjectiveSpec.from_options(name, options or {}).init_args
+    parts = {}
+    for part, cls in find_objectives(name).items():
+        prefix = "" if part == name else f"{part}."
+        own = {option.removeprefix(prefix): value for option, value in given.items() if option.startswith(prefix)}
+        parts[part] = _build(part, cls, backbone, corpus, seed, own)
+    return parts[name] if name in parts else Hybrid(backbone, parts, tuple(given.get("weights", ())))
 
 
 def _build(
     name: str, cls: type[Objective], backbone: Backbone, corpus: Corpus | Merged, seed: int, options: dict[str, Any]
 ) -> Objective:
-    from pretrain.objectives.base import GIVEN
-    from synth.options import typed_options
-
-    typed = typed_options("objective", name, constructor_options(cls, GIVEN), restore_types(cls, options))
     try:
-        return cls(backbone, corpus, seed, **typed)
+        return cls(backbone, corpus, seed, **restore_types(cls, options))
     except ValueError as error:
         if isinstance(error, UserError):
             raise

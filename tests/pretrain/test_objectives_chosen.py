@@ -37,6 +37,7 @@ def test_a_hybrid_is_the_weighted_sum_of_its_parts(planted: Corpus) -> None:
         ("simclr+simclr", {}, "twice"),
         ("simclr+supervised", {"weights": [1.0]}, "one number of 0 or more for each of simclr, supervised"),
         ("supervized", {}, "supervised"),
+        ("simclr+supervised", {"mae.masked": 0.5}, "has no option 'mae.masked'"),
         ("simclr", {"temprature": 1}, "temperature"),
         ("simclr", {"temperature": 0}, "above 0"),
         ("masked", {"masked": 1.5}, "between 0 and 1"),
