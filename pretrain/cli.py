@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pretrain.objectives import ObjectiveSpec
+
+DEFAULT = ObjectiveSpec("supervised")
+
 
 def run(
     corpus: tuple[str, ...],
     out: Path,
     backbone: str = "sfcn_s",
-    objective: str = "supervised",
+    objective: ObjectiveSpec = DEFAULT,
     steps: int = 2000,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
@@ -20,6 +24,8 @@ def run(
     ratios: tuple[float, ...] = (),
     follow: bool = False,
     init: str = "scratch",
+    probe_every: int | None = None,
+    probe_samples: int | None = None,
 ) -> int:
     """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
 
@@ -27,7 +33,9 @@ def run(
         corpus: folder or URL of the corpus, or several separated by commas.
         out: folder of the weights to make.
         backbone: a name from brainloom pretrain backbones, with options after a colon.
-        objective: supervised (synthetic targets) or mae (masked autoencoder, ViT only).
+        objective: supervised (synthetic targets), mae (masked autoencoder, ViT only), masked (for CNNs too), simclr, yaware
+            (contrastive, minding age, sex and diagnosis), segment, contrasts (two contrasts of one anatomy), several with
+            + between them, an installed plug-in's name, or module.Class.
         steps: training steps.
         batch_size: volumes a step.
         learning_rate: highest learning rate.
@@ -37,16 +45,47 @@ def run(
         ratios: how much of each corpus is in the batches, such as 3,1; by their sizes if not given.
         follow: begin while the corpus is still being made.
         init: scratch, or a file, folder or Hugging Face hub id to start from: our weights, a ViT of images or video, a video network, MedicalNet, MONAI.
+        probe_every: steps between probes of the frozen backbone; a quarter of the run if not given, 0 never.
+        probe_samples: volumes that a probe looks at; 256 if not given, fewer in a short run.
     """
     from pretrain.train import TrainOptions, pretrain
 
     options = TrainOptions(
-        backbone, objective, steps, batch_size, learning_rate, weight_decay, seed=seed, precision=precision, init=init
+        backbone,
+        objective.class_path,
+        steps,
+        batch_size,
+        learning_rate,
+        weight_decay,
+        seed=seed,
+        precision=precision,
+        init=init,
+        objective_options=dict(objective.init_args),
+        probe_every=probe_every,
+        probe_samples=probe_samples,
     )
     about = pretrain(corpus, out, options, ratios or None, follow)
     for name, value in about.figures.items():
         print(f"  {name}: {value}")
-    print(f"{out}: {backbone}, {objective}, {about.training['volumes_per_second']} volumes/s")
+    print(f"{out}: {backbone}, {objective.class_path}, {about.training['volumes_per_second']} volumes/s")
+    return 0
+
+
+def probe(weights: Path, /, *, corpus: tuple[str, ...], samples: int = 512) -> int:
+    """What a linear model and nearest neighbours read from the frozen features of weights.
+
+    They are fitted to samples of the first nine tenths of the corpus and tested on samples of the last tenth, which
+    pretrain run trains on neither. Beside them: an untrained backbone, and shuffled covariates, which must give chance.
+
+    Args:
+        weights: folder made by brainloom pretrain run.
+        corpus: folder or URL of a corpus of the same shape and spacing, or several separated by commas.
+        samples: volumes looked at; half of them of the last tenth, if there are as many.
+    """
+    from pretrain.probe_table import probe_weights, table
+
+    for line in table(probe_weights(weights, corpus, samples)):
+        print(line)
     return 0
 
 

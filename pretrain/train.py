@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import math
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,37 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from pretrain.backbones import Backbone
-from pretrain.intensity import augment, standardise
-from pretrain.objectives import make_objective
+from pretrain.held_out import HeldOut, split
+from pretrain.intensity import standardise
+from pretrain.objectives import find_objectives, make_objective
 from pretrain.objectives.base import Objective
+from pretrain.probing import TIMES, Probe, Probing, affordable, thinned
 from pretrain.starts import make_start
 from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
 from synth.corpus import Corpus
 from synth.errors import UserError
+from synth.plugins import plain
 from synth.progress import progress_bar
 from synth.sample import spacing_of
-from synth.stream import PATIENCE_S, Batch, Reader, Stream
+from synth.stream import PATIENCE_S, Batch, Stream
 from synth.stream.merged import Merged
 
-HELD_OUT = 0.1
 CHECKPOINT_STEPS = 100
 GRADIENT_NORM = 1.0
+MOST_EVALUATED = (
+    4096  # held-out samples behind the card's figures: a tenth of a million would take longer than training
+)
+BROKEN_STEPS = 50  # steps in a row without finite gradients after which training is given up
+HOW_LOOKED_AT = ("probe_every", "probe_samples")  # options that change no weights
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to pre-train. ``init``: see :mod:`pretrain.starts`. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine."""
+    """How to pre-train. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine.
+
+    ``init``: see :mod:`pretrain.starts`. ``probe_every``: steps between probes, a quarter of the run if None, 0 never;
+    ``probe_samples``: volumes each looks at, see :func:`pretrain.probing.affordable` if None.
+    """
 
     backbone: str = "sfcn_s"
     objective: str = "supervised"
@@ -53,6 +63,9 @@ class TrainOptions:
     seed: int = 0
     precision: str = "bf16"
     init: str = "scratch"
+    objective_options: dict[str, Any] = field(default_factory=dict)
+    probe_every: int | None = None
+    probe_samples: int | None = None
 
 
 class Pretraining(lightning.LightningModule):
@@ -61,19 +74,21 @@ class Pretraining(lightning.LightningModule):
     def __init__(self, objective: Objective, options: TrainOptions, prepared: bool = False) -> None:
         super().__init__()
         self.objective, self.options = objective, options
-        self.prepared = prepared  # the stream augmented and standardised the images ahead
+        self.prepared = prepared  # the stream did it ahead
+        self.broken = 0  # steps in a row without finite gradients
 
     def training_step(self, batch: Batch, step: int) -> torch.Tensor:
         """Loss of one batch; its randomness is a function of (seed, global step), so that a resumed run is the same."""
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
-        image = batch.image if self.prepared else standardise(augment(batch.image, generator))
-        loss = self.objective.loss(image, batch.index, generator)
+        image = batch.image if self.prepared else self.objective.prepare(batch.image, generator)
+        loss = self.objective.loss(image, batch.index, generator, batch.label)
         self.log("loss", loss.detach())
         return loss
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Images to the device; numbers stay."""
-        return Batch(batch.image.to(device, non_blocking=True), batch.index)
+        """Images and label maps to the device; numbers stay."""
+        label = None if batch.label is None else batch.label.to(device, non_blocking=True)
+        return Batch(batch.image.to(device, non_blocking=True), batch.index, label)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -81,10 +96,19 @@ class Pretraining(lightning.LightningModule):
         """Clip to norm 1; gradients that are not finite are dropped, so that one bad batch cannot ruin the weights.
 
         torch 2.13's bfloat16 gradients of 3-D convolutions on CPU hold NaN now and then at 2³ cells.
+
+        Raises:
+            UserError: so many steps in a row that training is broken.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), GRADIENT_NORM)
-        if not torch.isfinite(norm):
+        self.broken = 0 if torch.isfinite(norm) else self.broken + 1
+        if self.broken:
             optimizer.zero_grad()
+        if self.broken == BROKEN_STEPS:
+            raise UserError(
+                f"training broke at step {self.global_step}: {BROKEN_STEPS} steps in a row had no finite gradients; "
+                f"choose a --learning-rate below {self.options.learning_rate:g}"
+            )
 
     def configure_optimizers(self) -> Any:
         """AdamW; the rate warms up linearly and falls as a half cosine."""
@@ -140,24 +164,31 @@ def pretrain(
     _check(options)
     places = [corpora] if isinstance(corpora, Path) else list(corpora)
     corpus = Merged([Corpus(place) for place in places], ratios)
-    if follow and not corpus.complete and options.objective != "mae":
+    classes = find_objectives(options.objective).values()
+    if follow and not corpus.complete and any(cls.needs_covariates for cls in classes):
         raise UserError(
             f"--follow with --objective {options.objective}: its targets are known when the corpus is finished; "
             "take mae, or wait"
         )
     channels, *shape = corpus.image_shape
     backbone, start = make_start(options.init, options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
-    training, held_out = _split(corpus)
-    stream = _stream(corpus, options, training, follow)
+    training, held_out = split(corpus)
     parent = corpus.parent() if corpus.complete else None
     finished = _finished(out, options, parent) if parent else None
     if finished:
         return finished
     if start:
         print("\n".join(start.lines()), file=sys.stderr)
-    objective = make_objective(options.objective, backbone, corpus, options.seed)
+    objective = make_objective(options.objective, backbone, corpus, options.seed, options.objective_options)
+    if options.batch_size < objective.smallest_batch:
+        raise UserError(
+            f"--batch-size is {options.batch_size}; --objective {options.objective} needs {objective.smallest_batch} or more"
+        )
+    stream = _stream(corpus, options, training, follow, objective)
+    probing = _probing(corpus, options, training, held_out)
     recipe = " ".join(part.header.checksum for part in corpus.corpora)
-    seconds = _fit(objective, stream, out, options, hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest())
+    identity = hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest()
+    seconds = _fit(objective, stream, out, options, identity, probing)
     if parent is None:
         corpus = Merged([_when_complete(place) for place in places], ratios)
         parent = corpus.parent()
@@ -173,7 +204,7 @@ def pretrain(
             "seconds": round(seconds, 1),
             "volumes_per_second": round(options.steps * options.batch_size / max(seconds, 1e-3), 1),
         },
-        _figures(objective, corpus, held_out),
+        _figures(objective, corpus, held_out) | (probing.summary() if probing else {}),
         parent,
         options=backbone.word.partition(":")[2],
         start=start.record() if start else None,
@@ -183,28 +214,34 @@ def pretrain(
     return about
 
 
-def _stream(corpus: Merged, options: TrainOptions, training: npt.NDArray[np.int64], follow: bool) -> Stream:
-    """Batches to train on. With a GPU they are augmented and standardised there, ahead; a CPU has no idle part to do it."""
+def _stream(
+    corpus: Merged, options: TrainOptions, training: npt.NDArray[np.int64], follow: bool, objective: Objective
+) -> Stream:
+    """Batches to train on. With a GPU they are prepared there, ahead; a CPU has no idle part to do it."""
     on_gpu = torch.cuda.is_available()
     return Stream(
         corpus,
         options.batch_size,
         options.seed,
         training,
+        labels=objective.labels,
         device="cuda" if on_gpu else "cpu",
-        transform=(lambda image, generator: standardise(augment(image, generator))) if on_gpu else None,
+        transform=objective.prepare if on_gpu else None,
         follow=follow,
     )
 
 
-def _split(corpus: Merged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sample numbers to train on, and the last tenth of every corpus."""
-    training, held_out = [], []
-    for low, high in itertools.pairwise(corpus.offsets):
-        held = max(1, round((high - low) * HELD_OUT))
-        training.append(np.arange(low, high - held))
-        held_out.append(np.arange(high - held, high))
-    return np.concatenate(training), np.concatenate(held_out)
+def _probing(
+    corpus: Merged, options: TrainOptions, training: npt.NDArray[np.int64], held_out: npt.NDArray[np.int64]
+) -> Probing | None:
+    """What looks at the backbone while it trains; None where it is not wanted, or the corpus is not finished."""
+    if options.probe_every == 0 or not corpus.complete:
+        return None
+    every = options.probe_every or max(1, math.ceil(options.steps / TIMES))
+    looks = 1 + math.ceil(options.steps / every)
+    samples = options.probe_samples or affordable(options.steps * options.batch_size, looks)
+    probe = Probe(corpus, training, held_out, samples)
+    return Probing(probe, every, options.steps, options.seed)
 
 
 def _when_complete(place: Path | str, patience: float = PATIENCE_S) -> Corpus:
@@ -225,6 +262,9 @@ def _check(options: TrainOptions) -> None:
     for name, value in (("steps", options.steps), ("batch-size", options.batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
+    for name, number, least in (("every", options.probe_every, 0), ("samples", options.probe_samples, 2)):
+        if number is not None and number < least:
+            raise UserError(f"--probe-{name} is {number}; expected {least} or more")
     if not 0 < options.learning_rate < 1:
         raise UserError(f"--learning-rate is {options.learning_rate}; expected a number between 0 and 1")
 
@@ -234,19 +274,21 @@ def _finished(out: Path, options: TrainOptions, parent: dict[str, Any]) -> Weigh
     if not (out / CONFIG).exists():
         return None
     there = read_config(out)
-    asked = asdict(options)
-    made = {**asdict(TrainOptions()), **there.training}  # weights of an older release know fewer options
-    for name, value in asked.items():
-        if made[name] != value:
+    for option in fields(options):
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        asked, made = plain(getattr(options, option.name)), there.training.get(option.name, default)
+        if made != asked and option.name not in HOW_LOOKED_AT:
             raise UserError(
-                f"'{out}' holds weights with {name} {made[name]}, asked for was {value}; choose another --out"
+                f"'{out}' holds weights with {option.name} {made}, asked for was {asked}; choose another --out"
             )
     if there.corpus.get("identity") != parent["identity"]:
         raise UserError(f"'{out}' holds weights of another corpus ({there.corpus.get('name')}); choose another --out")
     return there
 
 
-def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions, identity: str) -> float:
+def _fit(
+    objective: Objective, stream: Stream, out: Path, options: TrainOptions, identity: str, probing: Probing | None
+) -> float:
     """Run the steps that are left; returns seconds taken now."""
     checkpoints = out / "checkpoints"
     last = checkpoints / f"{identity[:12]}-last.ckpt"
@@ -271,7 +313,7 @@ def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions,
             devices=1,
             enable_model_summary=False,
             enable_progress_bar=False,
-            callbacks=[saver, ShowProgress(show, options.steps)],
+            callbacks=[saver, ShowProgress(show, options.steps), *([probing] if probing else [])],
             log_every_n_steps=10,
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
             logger=CSVLogger(out, name="log", version=0),
@@ -287,12 +329,9 @@ def _fit(objective: Objective, stream: Stream, out: Path, options: TrainOptions,
 @torch.no_grad()
 def _figures(objective: Objective, corpus: Merged, indices: npt.NDArray[np.int64]) -> dict[str, float]:
     """The objective's figures on the held-out samples."""
-    reader = Reader(corpus)
     objective = objective.eval()
     device = next(objective.parameters()).device
-    chunks = np.array_split(indices, max(1, len(indices) // 16))
-    images = [standardise(torch.from_numpy(reader.read(chunk))).to(device) for chunk in chunks]
-    return objective.evaluate(images, [torch.from_numpy(chunk) for chunk in chunks])
+    return objective.evaluate(HeldOut(corpus, thinned(indices, MOST_EVALUATED), device, objective.labels))
 
 
 @torch.no_grad()

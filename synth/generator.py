@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.metadata
 import inspect
 import json
-import sys
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from synth.errors import UserError, near
+from synth.errors import UserError
+from synth.plugins import (
+    Option,
+    PluginSpec,
+    constructor_hints,
+    constructor_options,
+    find_class,
+    known_classes,
+    plain,
+    restore_types,
+)
 from synth.sample import Sample
 
 ENTRY_POINTS = "brainloom.generators"
@@ -71,13 +78,33 @@ class Generator(ABC):
 
 
 @dataclass(frozen=True)
-class GeneratorSpec:
+class GeneratorSpec(PluginSpec):
     """A generator by name with its constructor's arguments: small, JSON-able, buildable in any process."""
+
+    kind: ClassVar[str] = "generator"
+    usual: ClassVar[str] = "LabelMap"
 
     class_path: str
     init_args: Mapping[str, Any] = field(default_factory=dict)
     search_path: tuple[str, ...] = ()
     """Folders put before ``sys.path`` when the class is a loose module (the user's current folder)."""
+
+    @classmethod
+    def known(cls) -> Iterable[str]:
+        """Short names, built in and installed."""
+        return known_generators()
+
+    @classmethod
+    def from_options(cls, name: str, options: Mapping[str, Any]) -> GeneratorSpec:
+        """A checked spec; see :func:`synth.options.make_spec`."""
+        from synth.options import make_spec
+
+        return make_spec(name, options)
+
+    @classmethod
+    def options_of(cls, name: str) -> list[Option]:
+        """The constructor's options, for help. A dotted name is looked for in the current folder too."""
+        return list(constructor_options(find_generator(name, (str(Path.cwd()),))).values())
 
     def build(self) -> Generator:
         """The generator itself. Raises UserError for bad arguments, with the generator's own sentence."""
@@ -94,7 +121,7 @@ class GeneratorSpec:
         cls = find_generator(self.class_path, self.search_path)
         arguments = {**defaults_of(cls), **self.init_args}
         arguments = as_hinted(cls, cls.complete(arguments))
-        return {"class_path": self.class_path, "init_args": {k: _plain(v) for k, v in sorted(arguments.items())}}
+        return {"class_path": self.class_path, "init_args": {k: plain(v) for k, v in sorted(arguments.items())}}
 
     def fingerprint(self, parents: Sequence[Mapping[str, Any]]) -> str:
         """sha256 of class, arguments and parents. Where parents are named by checksum, a path counts by what lies
@@ -111,35 +138,6 @@ class GeneratorSpec:
             [[parent.get("name"), str(parent.get("sha256", parent))] for parent in parents],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.as_posix()
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return value
-
-
-def restore_types(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples or paths: give the constructor what its type hints ask for."""
-    hints = constructor_hints(cls)
-    restored = {}
-    for name, value in arguments.items():
-        hint = repr(hints.get(name, ""))
-        if isinstance(value, list) and "tuple" in hint.lower():
-            value = tuple(value)
-        elif isinstance(value, str) and "Path" in hint:
-            value = Path(value)
-        restored[name] = value
-    return restored
-
-
-def constructor_hints(cls: type) -> dict[str, Any]:
-    """Parameter → type hint of a class's constructor."""
-    return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
 
 
 def as_hinted(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,8 +161,7 @@ def defaults_of(cls: type) -> dict[str, Any]:
 
 def known_generators() -> dict[str, str]:
     """Short name → ``module:Class`` of the built-in generators and of every installed plug-in."""
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return {**{point.name: point.value for point in points}, **BUILT_IN}
+    return known_classes(ENTRY_POINTS, BUILT_IN)
 
 
 def find_generator(name: str, search_path: Sequence[str] = ()) -> type[Generator]:
@@ -173,27 +170,4 @@ def find_generator(name: str, search_path: Sequence[str] = ()) -> type[Generator
     Raises:
         UserError: no such name (the near ones are listed), a module that fails to import, a class that is no Generator.
     """
-    for folder in reversed(search_path):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    known = known_generators()
-    target = known.get(name, name).replace(":", ".")
-    if "." not in target:
-        raise UserError(
-            f"there is no generator '{name}'; near names: {near(name, known)}. "
-            "Give a short name, or module.Class for one of your own"
-        )
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises, a SyntaxError for one
-        raise UserError(
-            f"generator '{name}': cannot import module '{module_name}' ({type(error).__name__}: {error})"
-        ) from error
-    cls = getattr(module, class_name, None)
-    if cls is None:
-        classes = [n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, Generator)]
-        raise UserError(f"generator '{name}': '{module_name}' has no '{class_name}'; near: {near(class_name, classes)}")
-    if not (inspect.isclass(cls) and issubclass(cls, Generator)):
-        raise UserError(f"generator '{name}' is not a subclass of synth.generator.Generator")
-    return cls
+    return find_class("generator", Generator, name, known_generators(), search_path)  # type: ignore[type-abstract]

@@ -1,11 +1,11 @@
 """Commands are plain typed functions; this turns their signatures into options, YAML and clear errors.
 
 A parameter before ``/`` is positional (one with a default can be left out), every other one is ``--name VALUE``
-(``--na-me`` and ``--na_me`` alike). A parameter annotated :class:`synth.generator.GeneratorSpec` brings
-``--generator NAME`` and, from the constructor's own signature, ``--generator.OPTION VALUE``. One annotated with a
-dataclass is a section: ``--section.FIELD VALUE``, a mapping in YAML. Wherever a tuple is expected, commas do.
-``--config FILE`` reads the same names from YAML (the command line wins), ``--print_config`` writes them; a function
-marked :func:`with_recipes` takes the name of one of its own recipes there too.
+(``--na-me`` and ``--na_me`` alike). A parameter annotated with a :class:`synth.plugins.PluginSpec`, such as
+``generator: GeneratorSpec``, brings ``--generator NAME`` and, from the constructor's own signature,
+``--generator.OPTION VALUE``. One annotated with another dataclass is a section: ``--section.FIELD VALUE``, a mapping in
+YAML. Wherever a tuple is expected, commas do. ``--config FILE`` reads the same names from YAML (the command line wins),
+``--print_config`` writes them; a function marked :func:`with_recipes` takes the name of one of its own recipes there too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from synth.errors import UserError, near
-from synth.generator import GeneratorSpec, _plain, constructor_hints, find_generator, known_generators
+from synth.generator import GeneratorSpec, find_generator, known_generators
+from synth.plugins import Option, PluginSpec, constructor_options, plain
 
 Function = Callable[..., int]
 RECIPES = "__recipes__"  # attribute of a command's function: folder of its own YAML files
@@ -106,7 +107,7 @@ def _option_name(function: Function, given: str, program: str) -> str:
         raise UserError(f"{program}: --{name} is a section; give its fields, as --{name}.{first}")
     if name in options | fields:
         return name
-    if given.startswith("generator.") and _generator_parameter(function) is not None:
+    if "." in given and given.partition(".")[0] in _plugin_parameters(function):
         return given
     known = ["--" + option.replace("_", "-") for option in options | fields]
     raise UserError(f"{program} has no option '--{given}'; near: {near('--' + given, known)}")
@@ -116,20 +117,23 @@ def _is_flag(function: Function, name: str) -> bool:
     return typing.get_type_hints(function).get(name) is bool
 
 
-def _generator_parameter(function: Function) -> str | None:
+def _plugin_parameters(function: Function) -> dict[str, type[PluginSpec]]:
+    """Parameter → the kind of plug-in that it takes, of those that take one."""
+    found = {}
     for name, hint in typing.get_type_hints(function).items():
-        if hint is GeneratorSpec or GeneratorSpec in typing.get_args(hint):
-            return name
-    return None
+        for one in (hint, *typing.get_args(hint)):
+            if inspect.isclass(one) and issubclass(one, PluginSpec):
+                found[name] = one
+    return found
 
 
 def _sections(function: Function) -> dict[str, Any]:
-    """Parameters annotated with a dataclass (a GeneratorSpec aside) and that class."""
-    hints = typing.get_type_hints(function)
+    """Parameters annotated with a dataclass that is no plug-in's, and that class."""
+    hints, plugins = typing.get_type_hints(function), _plugin_parameters(function)
     return {
         p.name: hints[p.name]
         for p in _parameters(function)
-        if dataclasses.is_dataclass(hints.get(p.name)) and hints[p.name] is not GeneratorSpec
+        if dataclasses.is_dataclass(hints.get(p.name)) and p.name not in plugins
     }
 
 
@@ -165,11 +169,12 @@ def _from_config(function: Function, given: list[tuple[str, Any]]) -> dict[str, 
             key = str(key).replace("-", "_")
             if key not in names:
                 raise UserError(f"--config {text}: unknown name '{key}'; near: {near(key, names)}")
-            if key == _generator_parameter(function) and isinstance(value, Mapping):
+            kind = _plugin_parameters(function).get(key)
+            if kind is not None and isinstance(value, Mapping):
                 for word in set(value) - {"class_path", "init_args"}:
                     raise UserError(f"--config {text}: unknown name '{word}' in {key}; expected class_path, init_args")
-                values["generator"] = value.get("class_path", "LabelMap")
-                values |= {f"generator.{k}": v for k, v in (value.get("init_args") or {}).items()}
+                values[key] = value.get("class_path", kind.usual)
+                values |= {f"{key}.{k}": v for k, v in (value.get("init_args") or {}).items()}
             elif key in sections:
                 if not isinstance(value, Mapping):
                     raise UserError(f"--config {text}: {key} holds '{value}'; expected names with values")
@@ -208,12 +213,12 @@ def _section(name: str, cls: Any, default: Any, values: dict[str, Any]) -> Any:
 def _typed(function: Function, values: dict[str, Any], program: str, complete: bool) -> dict[str, Any]:
     """Keyword arguments of the right types. ``complete=False`` lets required ones be missing (for --print_config)."""
     hints = typing.get_type_hints(function)
-    spec_name, sections = _generator_parameter(function), _sections(function)
+    kinds, sections = _plugin_parameters(function), _sections(function)
     keywords: dict[str, Any] = {}
     for parameter in _parameters(function):
         name = parameter.name
-        if name == spec_name:
-            keywords[name] = _spec(values, parameter.default)
+        if name in kinds:
+            keywords[name] = _spec(name, kinds[name], values, parameter.default)
         elif name in sections:
             keywords[name] = _section(name, sections[name], parameter.default, values)
         elif name in values:
@@ -238,17 +243,15 @@ def parameter_is_many(function: Function, name: str) -> bool:
     return inspect.signature(function).parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
 
 
-def _spec(values: dict[str, Any], default: Any) -> Any:
-    """The GeneratorSpec of ``--generator NAME --generator.OPTION VALUE…``."""
-    options = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith("generator.")}
-    name = values.get("generator")
+def _spec(parameter: str, kind: type[PluginSpec], values: dict[str, Any], default: Any) -> Any:
+    """The spec of ``--generator NAME --generator.OPTION VALUE…``, or of another kind of plug-in."""
+    options = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith(f"{parameter}.")}
+    name = values.get(parameter)
     if name is None:
         if options or default is inspect.Parameter.empty:
-            raise UserError(
-                f"--generator was not given; expected one of {', '.join(known_generators())} or module.Class"
-            )
+            raise UserError(f"--{parameter} was not given; expected one of {', '.join(kind.known())} or module.Class")
         return default
-    return make_spec(str(name), options)
+    return kind.from_options(str(name), options)
 
 
 def make_spec(name: str, options: Mapping[str, Any]) -> GeneratorSpec:
@@ -260,18 +263,30 @@ def make_spec(name: str, options: Mapping[str, Any]) -> GeneratorSpec:
     cls = find_generator(name, search_path)
     short = {target.replace(":", "."): key for key, target in known_generators().items()}
     name = short.get(name.replace(":", "."), name)
-    signature = inspect.signature(cls).parameters
-    hints = constructor_hints(cls)
+    return GeneratorSpec(name, typed_options("generator", name, constructor_options(cls), options), search_path)
+
+
+def typed_options(kind: str, name: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a plug-in, every one known and of the right type, none that is needed left out.
+
+    Args:
+        kind, name: of the plug-in, for messages.
+        known: see :func:`synth.plugins.constructor_options`.
+        given: text from the command line or YAML values.
+
+    Raises:
+        UserError: an unknown option (near ones are listed), a value of another type, a missing option.
+    """
     typed = {}
-    for option, value in options.items():
+    for option, value in given.items():
         option = option.replace("-", "_")
-        if option not in signature:
-            raise UserError(f"generator {name} has no option '{option}'; near: {near(option, signature)}")
-        typed[option] = parse_value(value, hints.get(option, str), f"--generator.{option}")
-    missing = [p.name for p in signature.values() if p.default is p.empty and p.name not in typed]
+        if option not in known:
+            raise UserError(f"{kind} {name} has no option '{option}'; near: {near(option, known)}")
+        typed[option] = parse_value(value, known[option].hint, f"--{kind}.{option}")
+    missing = [o.name for o in known.values() if o.default is inspect.Parameter.empty and o.name not in typed]
     if missing:
-        raise UserError(f"generator {name} needs --generator.{missing[0]}")
-    return GeneratorSpec(name, typed, search_path)
+        raise UserError(f"{kind} {name} needs --{kind}.{missing[0]}")
+    return typed
 
 
 def parse_value(value: Any, hint: Any, name: str) -> Any:
@@ -280,7 +295,7 @@ def parse_value(value: Any, hint: Any, name: str) -> Any:
 
     if typing.get_args(hint) == (str, ...) and isinstance(value, str) and not value.startswith("["):
         value = [word.strip() for word in value.split(",") if word.strip()]  # words stay words: 1, true and null too
-    text = value if isinstance(value, str) else json.dumps(_plain(value))
+    text = value if isinstance(value, str) else json.dumps(plain(value))
     if (
         "tuple" in repr(hint)
         and isinstance(value, str)
@@ -325,13 +340,13 @@ def _describe(hint: Any) -> str:
 def _as_yaml(keywords: Mapping[str, Any]) -> str:
     import yaml
 
-    plain: dict[str, Any] = {}
+    written: dict[str, Any] = {}
     for name, value in keywords.items():
-        if isinstance(value, GeneratorSpec):
-            plain[name] = value.recipe()
+        if isinstance(value, PluginSpec):
+            written[name] = value.recipe()
         else:
-            plain[name] = _plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
-    return str(yaml.safe_dump(plain, sort_keys=False))
+            written[name] = plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
+    return str(yaml.safe_dump(written, sort_keys=False))
 
 
 def help_text(function: Function, arguments: list[str], program: str) -> str:
@@ -354,9 +369,9 @@ def help_text(function: Function, arguments: list[str], program: str) -> str:
         lines.append(_option_line(label, hints.get(parameter.name), parameter.default, about.get(parameter.name, "")))
     lines.append(_option_line("--config", Path, None, "YAML file with these names; the command line wins"))
     lines.append(_option_line("--print_config", bool, False, "print the YAML of this command line and stop"))
-    if _generator_parameter(function) is not None:
-        name = next((b for a, b in itertools.pairwise(arguments) if a == "--generator"), "LabelMap")
-        lines += _generator_help(name)
+    for name, kind in _plugin_parameters(function).items():
+        chosen = next((b for a, b in itertools.pairwise(arguments) if a == f"--{name}"), kind.usual)
+        lines += _plugin_help(name, kind, chosen)
     return "\n".join(lines)
 
 
@@ -385,35 +400,29 @@ def _usage_word(parameter: inspect.Parameter) -> str:
     return word if parameter.default is parameter.empty else f"[{word}]"
 
 
-def _generator_help(name: str) -> list[str]:
-    from docstring_parser import parse
-
-    cls = find_generator(name, (str(Path.cwd()),))
-    doc = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
-    hints = constructor_hints(cls)
-    lines = [
+def _plugin_help(parameter: str, kind: type[PluginSpec], name: str) -> list[str]:
+    known = ", ".join(kind.known())
+    return [
         "",
-        f"options of generator {name} (others: --generator NAME --help; known: {', '.join(known_generators())}):",
+        f"options of {kind.kind} {name} (others: --{parameter} NAME --help; known: {known}):",
+        *(
+            _option_line(f"--{parameter}.{option.name}", option.hint, option.default, option.about)
+            for option in kind.options_of(name)
+        ),
     ]
-    for option in inspect.signature(cls).parameters.values():
-        lines.append(
-            _option_line(f"--generator.{option.name}", hints.get(option.name), option.default, doc.get(option.name, ""))
-        )
-    return lines
 
 
 def _option_line(label: str, hint: Any, default: Any, about: str) -> str:
     import textwrap
 
     empty = default is inspect.Parameter.empty
-    kind = (
-        "NAME" if hint is GeneratorSpec else _describe(hint).removesuffix(" (a tuple as 1,2,3)").removeprefix("one of ")
-    )
+    is_plugin = inspect.isclass(hint) and issubclass(hint, PluginSpec)
+    kind = "NAME" if is_plugin else _describe(hint).removesuffix(" (a tuple as 1,2,3)").removeprefix("one of ")
     kind = kind.replace("<class '", "").replace("'>", "")
-    if isinstance(default, GeneratorSpec):
+    if isinstance(default, PluginSpec):
         default = default.class_path
     elif isinstance(default, tuple):
         default = ",".join(map(str, default))
-    shown = "required" if empty else "no default" if default in (None, "") else f"default {_plain(default)}"
+    shown = "required" if empty else "no default" if default in (None, "") else f"default {plain(default)}"
     body = textwrap.fill(f"{about.strip()} [{kind}; {shown}]", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return f"  {label}\n{body}"

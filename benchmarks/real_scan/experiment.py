@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from synth.errors import UserError
-from synth.generator import Generator, GeneratorSpec, _plain, constructor_hints, find_generator
+from synth.generator import Generator, GeneratorSpec, find_generator
+from synth.plugins import constructor_hints, plain
 from synth.versions import versions
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class RealScan:
 
     def _options(self) -> dict[str, Any]:
         skipped = ("generator", "anatomies")
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skipped}
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in skipped}
 
     def _finished(self, out: Path, generators: list[Generator]) -> dict[str, Any] | None:
         if not (out / RESULTS).is_file():

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from pretrain.backbones import Backbone, Block, ViT, sincos_positions
+from pretrain.intensity import standardise
 from pretrain.objectives.base import Objective
 from synth.corpus import Corpus
 from synth.errors import UserError
+from synth.stream import Batch
 from synth.stream.merged import Merged
 
-MASKED = 0.75
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 96, 2, 3
 
 
 class MaskedAutoencoder(Objective):
-    """Three quarters of the patches are hidden; a light decoder predicts their voxels, normalised patch by patch.
+    """Most of the patches are hidden; a light decoder predicts their voxels, normalised patch by patch.
+
+    Args:
+        backbone: a ViT.
+        corpus: gives the number of channels.
+        seed: of the decoder's first weights.
+        masked: share of the patches that is hidden.
 
     Raises:
         UserError: a backbone that is no ViT (a CNN cannot skip hidden voxels).
     """
 
-    def __init__(self, backbone: Backbone, corpus: Corpus | Merged, seed: int) -> None:
+    def __init__(self, backbone: Backbone, corpus: Corpus | Merged, seed: int, masked: float = 0.75) -> None:
         super().__init__()
+        self.masked = share_hidden(masked)
         if not isinstance(backbone, ViT):
             raise UserError(
-                f"objective mae needs a ViT backbone, was given {type(backbone).__name__}; choose vit_… or supervised"
+                f"objective mae needs a ViT backbone, was given {type(backbone).__name__}; choose vit_… or masked"
             )
         self.backbone: ViT = backbone
-        voxels = corpus.image_shape[0] * backbone.patch**3
+        voxels = corpus.image_shape[0] * math.prod(backbone.patch_shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.into = nn.Linear(backbone.feature_size, DECODER_WIDTH)
@@ -39,20 +49,26 @@ class MaskedAutoencoder(Objective):
         self.positions: torch.Tensor
         self.register_buffer("positions", sincos_positions(backbone.grid, DECODER_WIDTH)[None], persistent=False)
 
-    def loss(self, image: torch.Tensor, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def loss(
+        self, image: torch.Tensor, index: torch.Tensor, generator: torch.Generator, label: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Mean squared error over the hidden patches, each normalised to zero mean and unit SD."""
         patches = self.patches(image)
         count = patches.shape[1]
-        order = torch.rand(image.shape[0], count, generator=generator).argsort(1).to(image.device)
-        keep = order[:, : max(1, round(count * (1 - MASKED)))]
+        keep = self.visible(image.shape[0], count, generator).to(image.device)
         predicted = self.decode(self.backbone.tokens(image, keep), keep, count)
         target = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
         hidden = torch.ones(image.shape[0], count, device=image.device).scatter(1, keep, 0.0)
         error = (predicted.float() - target).square().mean(2)
         return (error * hidden).sum() / hidden.sum()
 
+    def visible(self, samples: int, count: int, generator: torch.Generator) -> torch.Tensor:
+        """``[B, n]`` numbers of the patches that are not hidden."""
+        order = torch.rand(samples, count, generator=generator).argsort(1)
+        return order[:, : max(1, round(count * (1 - self.masked)))]
+
     def decode(self, tokens: torch.Tensor, keep: torch.Tensor, count: int) -> torch.Tensor:
-        """Visible tokens ``[B, n, E]`` → voxels of every patch ``[B, N, C·patch³]``."""
+        """Visible tokens ``[B, n, E]`` → voxels of every patch ``[B, N, C·voxels of a patch]``."""
         visible = self.into(tokens)
         width = visible.shape[2]
         full = self.hidden.to(visible.dtype).expand(visible.shape[0], count, -1)
@@ -62,8 +78,36 @@ class MaskedAutoencoder(Objective):
         return self.out(full)
 
     def patches(self, image: torch.Tensor) -> torch.Tensor:
-        """``[B, C, D, H, W]`` → ``[B, N, C·patch³]`` in token order."""
+        """``[B, C, D, H, W]`` → ``[B, N, C·voxels of a patch]`` in token order."""
         b, c, d, h, w = image.shape
-        p = self.backbone.patch
-        cut = image.view(b, c, d // p, p, h // p, p, w // p, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
-        return cut.reshape(b, -1, c * p**3)
+        p, q, r = self.backbone.patch_shape
+        cut = image.view(b, c, d // p, p, h // q, q, w // r, r).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        return cut.reshape(b, -1, c * p * q * r)
+
+    def assembled(self, patches: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`patches`."""
+        (d, h, w), (p, q, r) = self.backbone.grid, self.backbone.patch_shape
+        cut = patches.view(len(patches), d, h, w, -1, p, q, r).permute(0, 4, 1, 5, 2, 6, 3, 7)
+        return cut.reshape(len(patches), -1, d * p, h * q, w * r)
+
+    def pictures(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The volume, what is seen of it, and the whole with hidden patches as predicted (with their own mean and SD,
+        which the loss does not ask for)."""
+        image = standardise(batch.image)
+        patches = self.patches(image)
+        keep = self.visible(len(patches), patches.shape[1], generator).to(image.device)
+        predicted = self.decode(self.backbone.tokens(image, keep), keep, patches.shape[1]).float()
+        predicted = predicted * (patches.var(2, keepdim=True) + 1e-2).sqrt() + patches.mean(2, keepdim=True)
+        hidden = torch.ones(patches.shape[:2], device=image.device).scatter(1, keep, 0.0)[..., None] > 0
+        return {
+            "volume": image,
+            "visible": self.assembled(patches.masked_fill(hidden, float(image.min()))),
+            "reconstructed": self.assembled(torch.where(hidden, predicted, patches)),
+        }
+
+
+def share_hidden(masked: float) -> float:
+    """``masked`` itself. Raises UserError where it is no share of the volume."""
+    if not 0 < masked < 1:
+        raise UserError(f"--objective.masked is {masked:g}; expected a share between 0 and 1, such as 0.75")
+    return masked
