@@ -54,7 +54,7 @@ class Small(Backbone):
                 nn.ReLU(),
             )
 
-    def maps(self, image: torch.Tensor) -> torch.Tensor:
+    def feature_map(self, image: torch.Tensor) -> torch.Tensor:
         """``[B, 2·width, D/4, H/4, W/4]``."""
         made: torch.Tensor = self.stages(image)
         return made
