@@ -29,7 +29,7 @@ METRICS = ("cjv", "cnr", "snr_gm", "snr_wm", "gm_wm_ratio", "csf_wm_ratio", "inu
 WHITE = ("cerebral_white_matter", "cerebellum_white_matter", "corpus_callosum")
 GREY = ("cerebral_cortex", "cerebellum_cortex", "hippocampus", "amygdala", "caudate", "accumbens", "putamen")
 FLUID = ("lateral_ventricle", "inferior_lateral_ventricle", "third_ventricle", "fourth_ventricle", "sulcal_csf")
-N4_GRID_MM, N4_ITERATIONS = 4.0, (50, 50, 50)
+N4_GRID_MM, N4_ITERATIONS = 4.0, (50, 50, 50)  # MRIQC: every fourth voxel of 1 mm
 MAD_TO_SD = 1.4826  # of a normal distribution, as statsmodels.robust.scale.mad has it
 ERODE_BELOW_MM = 1.9  # MRIQC erodes masks of finer images
 
@@ -76,12 +76,14 @@ def real_percentiles() -> pd.DataFrame:
         return pd.read_csv(file, sep="\t", comment="#").set_index("metric")
 
 
-def bias_by_n4(image: Floats, head: Mask, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Floats:
-    """``[D, H, W]`` multiplicative bias field by N4, estimated inside the head on a grid of about 4 mm."""
+def bias_by_n4(
+    image: Floats, head: Mask, spacing: Sequence[float] = (1.0, 1.0, 1.0), grid_mm: float = N4_GRID_MM
+) -> Floats:
+    """``[D, H, W]`` multiplicative bias field by N4, estimated inside the head on a grid of about ``grid_mm``."""
     import SimpleITK as sitk  # noqa: N813  # TorchIO brings it
     from scipy.ndimage import zoom
 
-    step = max(1, round(N4_GRID_MM / min(spacing)))
+    step = max(1, round(grid_mm / min(spacing)))
     small = sitk.GetImageFromArray(np.ascontiguousarray(image[step // 2 :: step, step // 2 :: step, step // 2 :: step]))
     inside = sitk.GetImageFromArray(
         np.ascontiguousarray(head[step // 2 :: step, step // 2 :: step, step // 2 :: step].astype(np.uint8))
@@ -130,10 +132,12 @@ def measure(
     return measure_in(image, masks(label, spacing, table), spacing)
 
 
-def measure_in(image: Floats, where: Mapping[str, Mask], spacing: Sequence[float]) -> dict[str, float]:
+def measure_in(
+    image: Floats, where: Mapping[str, Mask], spacing: Sequence[float], grid_mm: float = N4_GRID_MM
+) -> dict[str, float]:
     """Every metric of ``METRICS`` for one volume ``[D, H, W]``, inside the masks wm, gm, csf, brain, head and air
-    (each ``[D, H, W]``); NaN where a mask is empty."""
-    bias = bias_by_n4(image, where["head"], spacing)
+    (each ``[D, H, W]``, none empty); ``grid_mm``: see :func:`bias_by_n4`."""
+    bias = bias_by_n4(image, where["head"], spacing, grid_mm)
     even = image / np.maximum(bias, 1e-3)
     even = even * (1000 / max(float(np.median(even[where["wm"]])), 1e-6))
     wm, gm, csf, air = (Summary.of(even[where[name]]) for name in ("wm", "gm", "csf", "air"))

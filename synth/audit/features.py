@@ -8,6 +8,7 @@ FID: figures compare corpora audited here, not papers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synth.audit.grid import Floats, Volumes
-from synth.audit.matching import CANDIDATES, Neighbours, Show
+from synth.audit.matching import CANDIDATES, SMALLEST, Neighbours, Show
 from synth.keys import rng_for
 
 if TYPE_CHECKING:
@@ -80,24 +81,46 @@ def standardised_by(reference: npt.NDArray[np.float32], *others: npt.NDArray[np.
     return [((features - mean) / sd).astype(np.float32) for features in (reference, *others)]
 
 
-def nearest(queries: Floats, targets: Floats, own: bool = False) -> Neighbours:
+def whitened_by(reference: npt.NDArray[Any], *others: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]]:
+    """Every set ``[N, 2, F]``, the reference first, whitened by the reference's covariance (shrunk as Ledoit & Wolf 2004
+    prescribe): distances are then Mahalanobis distances, and what varies little in the reference, such as one head's
+    own texture, counts as much as size and contrast."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance, _ = ledoit_wolf(reference[:, 0].astype(np.float64))
+    values, vectors = np.linalg.eigh(covariance)
+    whiten = (vectors / np.sqrt(np.maximum(values, 1e-9))) @ vectors.T
+    return [features.astype(np.float64) @ whiten for features in (reference, *others)]
+
+
+def nearest(
+    queries: npt.NDArray[Any], targets: npt.NDArray[Any], which: Sequence[int] | None = None, own: bool = False
+) -> Neighbours:
     """The nearest target of every query in feature space, whichever mirror image of the query is nearer.
 
     Args:
-        queries, targets: ``[N, 2, WIDTH]`` standardised; of the targets only [:, 0] is used.
+        queries, targets: ``[N, 2, F]`` and ``[M, 2, F]``; of the targets only [:, 0] is used.
+        which: the queries that are asked for; all if absent.
         own: the queries are the targets themselves, and none is its own neighbour.
     """
-    from sklearn.metrics import pairwise_distances
+    numbers = range(len(queries)) if which is None else which
+    rows = [_nearest_of(queries[number], targets[:, 0], number if own else None) for number in numbers]
+    index, mirrored, distance, ratio = zip(*rows, strict=True)
+    shifts = np.zeros((len(rows), 3), np.int64)
+    return Neighbours(np.array(index), np.array(mirrored), shifts, np.array(distance, float), np.array(ratio, float))
 
-    both = np.stack([pairwise_distances(queries[:, side], targets[:, 0]) for side in (0, 1)])  # [2, N, M]
+
+def _nearest_of(query: npt.NDArray[Any], targets: npt.NDArray[Any], own: int | None) -> tuple[int, bool, float, float]:
+    both = np.stack([np.linalg.norm(targets - image, axis=1) for image in query])  # [2, M]
     best = both.min(axis=0)
-    if own:
-        np.fill_diagonal(best, np.inf)
-    count = min(CANDIDATES, best.shape[1] - own)
-    index = best.argmin(axis=1)
-    rows = np.arange(len(best))
-    ordered = np.sort(best, axis=1)[:, :count]
-    distance = ordered[:, 0].astype(np.float64)
-    ratio = np.maximum(distance, 1e-6) / np.maximum(np.median(ordered[:, 1:], axis=1), 1e-6)
-    mirrored = both[1, rows, index] < both[0, rows, index]
-    return Neighbours(index, mirrored, np.zeros((len(best), 3), np.int64), distance, ratio)
+    if own is not None:
+        best[own] = np.inf
+    index = int(best.argmin())
+    ordered = np.sort(best[np.isfinite(best)])[:CANDIDATES]
+    distance = max(float(ordered[0]), SMALLEST)
+    return (
+        index,
+        bool(both[1, index] < both[0, index]),
+        distance,
+        distance / max(float(np.median(ordered[1:])), SMALLEST),
+    )

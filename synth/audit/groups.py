@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from synth.anatomy.labels import HIGHEST, Label
+from synth.anatomy.labels import HIGHEST, Label, label_table
+from synth.corpus import Corpus
+from synth.errors import UserError
 from synth.regions import BRAIN, VENTRICLES, VENTRICULAR, total
 from synth.sample import Covariate
 
@@ -54,6 +57,24 @@ def group_of(label: Label) -> str:
     if label.structure.startswith("cerebellum"):
         return "cerebellum"
     return {"csf": "csf", "gm": "deep_grey"}.get(label.tissue, "white_matter")
+
+
+def labels_of(corpus: Corpus) -> dict[int, Label] | None:
+    """The rows of a corpus's label numbers, from the built-in table or the generator's own; None where the corpus has no
+    label maps, or numbers that no table gives the names they have there, or neither ventricles nor white matter."""
+    own = corpus.header.recipe["generator"].get("init_args", {}).get("labels")
+    try:
+        table = label_table(Path(own) if own else None)
+    except UserError:
+        return None
+    named = {int(number): name for number, name in corpus.header.labels.items()}
+    if not corpus.has_labels or any(
+        number not in table or table[number].name != name for number, name in named.items()
+    ):
+        return None
+    found = {number: table[number] for number in named}
+    there = {group_of(label) for label in found.values()}
+    return found if {"ventricles", "white_matter"} <= there else None
 
 
 def group_numbers(table: Mapping[int, Label]) -> npt.NDArray[np.uint8]:

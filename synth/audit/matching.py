@@ -16,7 +16,7 @@ import numpy.typing as npt
 from synth.audit.fingerprint import Scale, detail, fingerprint, spectrum
 from synth.audit.grid import Floats, Triple, Volumes
 
-CANDIDATES = 16
+CANDIDATES = 8
 MARGIN = 1  # voxels left out along the rim of the overlap: its detail was filtered together with what was shifted in
 KEPT_DETAILS = 1500  # volumes whose detail stays in memory, two bytes a voxel
 SMALLEST = 1e-4  # of a distance: quantised copies are not told apart below it
@@ -123,20 +123,35 @@ class Probe:
         return float(np.clip(1 - explained, 0, 1))
 
 
-def nearest(queries: Details, targets: Details, scale: Scale, prints: Floats, show: Show, own: bool) -> Neighbours:
-    """The nearest target of every query.
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Volumes to look among: their detail, the numbers of those that count, and their scaled fingerprints ``[M, F]``."""
+
+    details: Details
+    indices: npt.NDArray[np.int64]
+    prints: Floats
+
+    def only(self, places: Sequence[int]) -> Targets:
+        """Some of them, by their place in ``indices``."""
+        return Targets(self.details, self.indices[list(places)], self.prints[list(places)])
+
+
+def nearest(
+    queries: Details, which: Sequence[int], targets: Targets, scale: Scale, show: Show, own: bool = False
+) -> Neighbours:
+    """The nearest target of some queries.
 
     Args:
-        queries, targets: the volumes.
+        queries, which: the volumes, and the numbers of those that are asked for.
+        targets: where to look.
         scale: of fingerprints.
-        prints: ``[M, F]`` scaled fingerprints of the targets.
         show: told (queries done, all).
-        own: the queries are the targets themselves, and none is its own neighbour.
+        own: queries and targets are of one corpus, and no volume is its own neighbour.
     """
     rows = []
-    for index in range(len(queries)):
-        rows.append(_nearest_of(queries[index], targets, scale, prints, index if own else None))
-        show(index + 1, len(queries))
+    for done, index in enumerate(which, 1):
+        rows.append(_nearest_of(queries[index], targets, scale, index if own else None))
+        show(done, len(which))
     found, mirrored, shifts, distances, ratios = zip(*rows, strict=True)
     return Neighbours(
         np.array(found), np.array(mirrored), np.array(shifts), np.array(distances, float), np.array(ratios, float)
@@ -144,25 +159,23 @@ def nearest(queries: Details, targets: Details, scale: Scale, prints: Floats, sh
 
 
 def _nearest_of(
-    evened: Floats, targets: Details, scale: Scale, prints: Floats, own: int | None
+    evened: Floats, targets: Targets, scale: Scale, own: int | None
 ) -> tuple[int, bool, Triple, float, float]:
     images = (evened, np.ascontiguousarray(evened[::-1]))
-    likeness = np.stack([prints @ scale(fingerprint(image)) for image in images])  # [2, M]
-    best = likeness.max(axis=0)
-    if own is not None:
-        best[own] = -np.inf
-    count = min(CANDIDATES, len(best) - (own is not None))
-    candidates = np.argsort(-best, kind="stable")[:count]
+    likeness = np.stack([targets.prints @ scale(fingerprint(image)) for image in images])  # [2, M]
+    best = np.where(targets.indices == (-1 if own is None else own), -np.inf, likeness.max(axis=0))
+    candidates = np.argsort(-best, kind="stable")[: min(CANDIDATES, int(np.isfinite(best).sum()))]
     probes: dict[int, Probe] = {}
     tried = []
     for candidate in candidates:
         mirrored = int(likeness[1, candidate] > likeness[0, candidate])
         if mirrored not in probes:
             probes[mirrored] = Probe.of(images[mirrored])
-        target = targets[int(candidate)]
+        number = int(targets.indices[candidate])
+        target = targets.details[number]
         shift = probes[mirrored].best_shift(target)
         left = max(probes[mirrored].unexplained(target, shift), SMALLEST)
-        tried.append((left, int(candidate), bool(mirrored), shift))
+        tried.append((left, number, bool(mirrored), shift))
     tried.sort(key=lambda row: row[:2])
     distance, found, is_mirrored, shift = tried[0]
     return found, is_mirrored, shift, distance, distance / float(np.median([row[0] for row in tried[1:]]))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from synth.audit.distances import digits
 from synth.audit.grid import Floats, Triple, Volumes, some
 from synth.audit.groups import GROUPS, NAMES, PARTS
 from synth.audit.matching import Show
@@ -165,83 +164,6 @@ def regions_of(probability: Floats, voxel_mm3: float) -> dict[str, float]:
     sums = dict(zip(GROUPS, probability.sum(axis=(1, 2, 3), dtype=np.float64) * voxel_mm3, strict=True))
     sums["brain"] = sum(sums[part] for part in PARTS)
     return {name: float(sums[name]) for name in NAMES}
-
-
-@dataclass(frozen=True)
-class Error:
-    """How well one region is measured on volumes that the segmenter did not learn from.
-
-    Attributes:
-        dice: mean overlap of the most probable group with the true one; NaN for brain.
-        r: correlation of measured and true volume.
-        slope, offset: of the line from true to summed volume, by least squares, mm³: what calibration inverts.
-        rmse: mm³ between measured and true volume, after calibration by the other half of the volumes.
-        bias: mean difference, mm³, of the same.
-        volumes: how many.
-    """
-
-    dice: float
-    r: float
-    slope: float
-    offset: float
-    rmse: float
-    bias: float
-    volumes: int
-
-    def calibrated(self, summed: float) -> float:
-        """mm³ that a summed volume stands for."""
-        return (summed - self.offset) / self.slope
-
-    def as_json(self) -> dict[str, float]:
-        """Rounded."""
-        return {name: digits(float(value)) for name, value in vars(self).items()}
-
-
-def check(
-    segmenter: Segmenter, volumes: Volumes, indices: list[int], groups: npt.NDArray[np.uint8]
-) -> dict[str, Error]:
-    """Measured region → error, on some volumes with label maps."""
-    true, summed, dice = [], [], []
-    for index in indices:
-        probability, shares = segmenter.probabilities(volumes.image(index)), volumes.shares(index, groups)
-        true.append(regions_of(shares, volumes.voxel_mm3))
-        summed.append(regions_of(probability, volumes.voxel_mm3))
-        dice.append(_dice(probability.argmax(axis=0), shares.argmax(axis=0)))
-    overlap = dict(zip(GROUPS, np.nanmean(dice, axis=0), strict=True))
-    return {
-        name: _error(
-            np.array([row[name] for row in true]), np.array([row[name] for row in summed]), overlap.get(name, np.nan)
-        )
-        for name in NAMES
-    }
-
-
-def _dice(found: npt.NDArray[np.int64], true: npt.NDArray[np.int64]) -> list[float]:
-    values = []
-    for group in range(len(GROUPS)):
-        a, b = found == group, true == group
-        values.append(float(2 * (a & b).sum() / (a.sum() + b.sum())) if b.any() else float("nan"))
-    return values
-
-
-def line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """(slope, offset) of the least-squares line from x to y; slope 1 where x does not vary or y falls with it."""
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread > 0 else 1.0
-    slope = slope if slope > 0.05 else 1.0
-    return slope, float(y.mean() - slope * x.mean())
-
-
-def _error(true: npt.NDArray[np.float64], summed: npt.NDArray[np.float64], dice: float) -> Error:
-    left = np.empty(len(true))
-    for half in (slice(0, None, 2), slice(1, None, 2)):  # each half is calibrated by the other
-        other = np.ones(len(true), bool)
-        other[half] = False
-        slope, offset = line(true[other], summed[other])
-        left[half] = (summed[half] - offset) / slope - true[half]
-    r = float(np.corrcoef(true, summed)[0, 1]) if true.std() > 0 and summed.std() > 0 else float("nan")
-    slope, offset = line(true, summed)
-    return Error(float(dice), r, slope, offset, float(np.sqrt((left**2).mean())), float(left.mean()), len(true))
 
 
 def split(count: int) -> tuple[list[int], list[int]]:
