@@ -20,6 +20,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "repair": ("synth.cli:repair", "make again what is damaged in a corpus, and nothing else"),
         "explain": ("synth.cli:explain", "the birth certificate of one volume"),
         "export": ("synth.cli:export", "write a corpus as a BIDS folder"),
+        "audit": (
+            "synth.audit_cli:audit",
+            "what a synthetic corpus is worth: fidelity, diversity, conditioning, copies",
+        ),
         "labels": ("synth.label_cli:labels", "write a label table: the built-in one, or that of your label maps"),
     },
     "pretrain": {

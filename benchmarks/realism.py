@@ -7,17 +7,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.chunks import resumed_rows, same_options
-from benchmarks.quality import METRICS, measure
 from synth.anatomy.labels import label_table
 from synth.keys import rng_for
 from synth.labelmap import LabelMap
+from synth.quality import METRICS, measure, real_percentiles
 from synth.sample import Sample
 from synth.storage import write_atomically
 
@@ -57,13 +56,6 @@ def run(
         realism_figures.side_by_side(volume(check, 0), scan, out / "side_by_side.png")
     write_atomically(out / "results.json", json.dumps(results, indent=1))
     return results
-
-
-def real_percentiles() -> pd.DataFrame:
-    """metric → p05, p50, p95 of the real scans."""
-    text = resources.files("benchmarks") / "data" / "abide_percentiles.tsv"
-    with text.open() as file:
-        return pd.read_csv(file, sep="\t", comment="#").set_index("metric")
 
 
 @lru_cache(maxsize=2)

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks.quality import METRICS
 from synth.anatomy.labels import label_table
 from synth.errors import UserError
 from synth.picture import slices
+from synth.quality import METRICS
 from synth.sample import Sample
 
 NAMES = {

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import realism, realism_figures
-from benchmarks.quality import METRICS
 from synth.labelmap import LabelMap
+from synth.quality import METRICS
 from tests.conftest import Run
 from tests.synth.test_labelmap import GRID, render
 

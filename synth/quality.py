@@ -1,21 +1,26 @@
-"""MRIQC's image-quality metrics of a T1-weighted volume whose label map is known.
+"""MRIQC's image-quality metrics of a T1-weighted volume in masks that are known.
 
 Definitions are those of MRIQC (Esteban et al. 2017, PLoS ONE 12:e0184661; nipreps/mriqc, mriqc/qc/anatomical.py and
 mriqc/interfaces/anatomical.py): computed on the image after N4 (Tustison et al. 2010, IEEE TMI) with white matter's
 median at 1000, in tissue masks that are eroded. They reproduce every row of mriqc-learn's abide.tsv from its summary
-columns. One difference is left: MRIQC has its masks from a segmentation of the image (FAST), here they are true labels.
+columns. One difference is left: MRIQC has its masks from a segmentation of the image (FAST), here the caller gives them
+or the true label map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from synth.anatomy.labels import Label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -24,7 +29,7 @@ METRICS = ("cjv", "cnr", "snr_gm", "snr_wm", "gm_wm_ratio", "csf_wm_ratio", "inu
 WHITE = ("cerebral_white_matter", "cerebellum_white_matter", "corpus_callosum")
 GREY = ("cerebral_cortex", "cerebellum_cortex", "hippocampus", "amygdala", "caudate", "accumbens", "putamen")
 FLUID = ("lateral_ventricle", "inferior_lateral_ventricle", "third_ventricle", "fourth_ventricle", "sulcal_csf")
-N4_SHRINK, N4_ITERATIONS = 4, (50, 50, 50)
+N4_GRID_MM, N4_ITERATIONS = 4.0, (50, 50, 50)  # MRIQC: every fourth voxel of 1 mm
 MAD_TO_SD = 1.4826  # of a normal distribution, as statsmodels.robust.scale.mad has it
 ERODE_BELOW_MM = 1.9  # MRIQC erodes masks of finer images
 
@@ -63,12 +68,22 @@ def snr(tissue: Summary) -> float:
     return tissue.median / (tissue.sd * float(np.sqrt(tissue.voxels / (tissue.voxels - 1))))
 
 
-def bias_by_n4(image: Floats, head: Mask) -> Floats:
-    """``[D, H, W]`` multiplicative bias field by N4, estimated on every fourth voxel inside the head."""
+def real_percentiles() -> pd.DataFrame:
+    """metric → p05, p50, p95 of 1,101 T1-weighted scans of ABIDE at about 1 mm."""
+    import pandas as pd
+
+    with (resources.files("synth") / "data" / "abide_percentiles.tsv").open() as file:
+        return pd.read_csv(file, sep="\t", comment="#").set_index("metric")
+
+
+def bias_by_n4(
+    image: Floats, head: Mask, spacing: Sequence[float] = (1.0, 1.0, 1.0), grid_mm: float = N4_GRID_MM
+) -> Floats:
+    """``[D, H, W]`` multiplicative bias field by N4, estimated inside the head on a grid of about ``grid_mm``."""
     import SimpleITK as sitk  # noqa: N813  # TorchIO brings it
     from scipy.ndimage import zoom
 
-    step = N4_SHRINK
+    step = max(1, round(grid_mm / min(spacing)))
     small = sitk.GetImageFromArray(np.ascontiguousarray(image[step // 2 :: step, step // 2 :: step, step // 2 :: step]))
     inside = sitk.GetImageFromArray(
         np.ascontiguousarray(head[step // 2 :: step, step // 2 :: step, step // 2 :: step].astype(np.uint8))
@@ -114,8 +129,15 @@ def measure(
     table: Mapping[int, Label],
 ) -> dict[str, float]:
     """Every metric of ``METRICS`` for one volume ``[D, H, W]`` and its label map."""
-    where = masks(label, spacing, table)
-    bias = bias_by_n4(image, where["head"])
+    return measure_in(image, masks(label, spacing, table), spacing)
+
+
+def measure_in(
+    image: Floats, where: Mapping[str, Mask], spacing: Sequence[float], grid_mm: float = N4_GRID_MM
+) -> dict[str, float]:
+    """Every metric of ``METRICS`` for one volume ``[D, H, W]``, inside the masks wm, gm, csf, brain, head and air
+    (each ``[D, H, W]``, none empty); ``grid_mm``: see :func:`bias_by_n4`."""
+    bias = bias_by_n4(image, where["head"], spacing, grid_mm)
     even = image / np.maximum(bias, 1e-3)
     even = even * (1000 / max(float(np.median(even[where["wm"]])), 1e-6))
     wm, gm, csf, air = (Summary.of(even[where[name]]) for name in ("wm", "gm", "csf", "air"))

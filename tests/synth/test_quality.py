@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import quality
-from benchmarks.quality import Summary
+from synth import quality
 from synth.anatomy.labels import label_table
 from synth.labelmap import LabelMap
+from synth.quality import Summary
 from tests.synth.test_labelmap import QUIET, render
 
 

@@ -1,0 +1,197 @@
+"""Corpora in which a known share of volumes are near-copies: what the audit finds of them, and what it takes for copies
+wrongly. ``python -m synth.audit.planted --out FOLDER`` makes and measures them (docs/audit.md)."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synth.audit.grid import Floats
+from synth.corpus import Corpus
+from synth.errors import UserError
+from synth.generator import Generator, Params
+from synth.keys import new_seed, rng_for
+from synth.sample import Sample
+
+SHIFT_VOXELS = 3.0  # each axis, at most
+GAIN, OFFSET, GAMMA = (0.7, 1.4), (-0.1, 0.1), (0.8, 1.25)
+NOISE = (0.02, 0.08)  # SD, as a share of the 99th percentile
+
+
+class Planted(Generator):
+    """Volumes of a corpus that copies nobody, a share of them replaced by near-copies of another corpus's volumes.
+
+    Every near-copy is shifted by up to 3 voxels along each axis (fractions too), has another gain, offset and gamma, noise
+    of 2 to 8 % of the brightest tissue and, half of them, left and right exchanged. Params say which ones: ``copy_of``.
+
+    Args:
+        fresh: corpus of volumes that are no copies.
+        source: corpus that is copied from.
+        share: of near-copies, 0 to 1.
+    """
+
+    def __init__(self, fresh: Path, source: Path, share: float = 0.05) -> None:
+        if not 0 <= share <= 1:
+            raise UserError(f"share is {share}; expected a number from 0 to 1")
+        self.fresh, self.source, self.share = Corpus(Path(fresh)), Corpus(Path(source)), float(share)
+        if self.fresh.image_shape != self.source.image_shape:
+            raise UserError(f"'{fresh}' and '{source}' have different shapes; expected one grid")
+
+    def draw(self, rng: np.random.Generator) -> Params:
+        """Which volume, and what is done to it."""
+        if rng.random() >= self.share:
+            return {"volume": int(rng.integers(len(self.fresh)))}
+        return {
+            "copy_of": int(rng.integers(len(self.source))),
+            "shift": [float(s) for s in rng.uniform(-SHIFT_VOXELS, SHIFT_VOXELS, 3)],
+            "gain": float(rng.uniform(*GAIN)),
+            "offset": float(rng.uniform(*OFFSET)),
+            "gamma": float(rng.uniform(*GAMMA)),
+            "noise": float(rng.uniform(*NOISE)),
+            "noise_seed": new_seed(rng),
+            "mirrored": bool(rng.random() < 0.5),
+        }
+
+    def render(self, params: Params) -> Sample:
+        """The volume ``[C, D, H, W]``; covariates are those of the volume it comes from."""
+        if "copy_of" not in params:
+            sample = self.fresh.sample(params["volume"])
+            return Sample(sample.image, None, sample.covariates, sample.affine)
+        sample = self.source.sample(params["copy_of"])
+        image = np.stack([changed(channel, params) for channel in sample.image])
+        return Sample(image, None, sample.covariates, sample.affine)
+
+    def parents(self) -> list[dict[str, Any]]:
+        """Both corpora and what they derive from."""
+        corpora = (self.fresh, self.source)
+        return [corpus.parent() for corpus in corpora] + [dict(p) for corpus in corpora for p in corpus.header.parents]
+
+
+def changed(image: Floats, params: Params) -> Floats:
+    """``[D, H, W]`` shifted, mirrored, with another brightness and noise, as params say."""
+    from scipy.ndimage import shift
+
+    moved = shift(image, params["shift"], order=1, mode="nearest")
+    bright = max(float(np.percentile(moved, 99)), 1e-6)
+    moved = np.clip(moved / bright, 0, None) ** params["gamma"] * params["gain"] + params["offset"]
+    moved = moved + rng_for(params["noise_seed"], 0).normal(0, params["noise"], moved.shape)
+    result: Floats = np.clip((moved[::-1] if params["mirrored"] else moved) * bright, 0, None).astype(np.float32)
+    return result
+
+
+class Benchmark:
+    """One planted corpus, audited: how many near-copies are found, how many others are taken for copies."""
+
+    def __init__(self, results: dict[str, Any], corpus: Corpus) -> None:
+        self.judged = {pair["sample"]: pair["reference"] for pair in results["copies"]["copied"]}
+        self.planted = {e["index"]: e["params"]["copy_of"] for e in corpus.entries() if "copy_of" in e["params"]}
+        self.count = len(corpus)
+
+    @cached_property
+    def found(self) -> int:
+        """Near-copies that are judged copies."""
+        return sum(index in self.judged for index in self.planted)
+
+    @cached_property
+    def traced(self) -> int:
+        """Near-copies that are judged copies of the volume that they are copies of."""
+        return sum(self.judged.get(index) == source for index, source in self.planted.items())
+
+    @cached_property
+    def alarms(self) -> int:
+        """Others that are judged copies."""
+        return len(self.judged) - self.found
+
+    def as_json(self) -> dict[str, int]:
+        """The counts."""
+        planted = len(self.planted)
+        counts = {"planted": planted, "found": self.found, "traced": self.traced}
+        return {**counts, "others": self.count - planted, "alarms": self.alarms}
+
+
+def benchmark(
+    out: Path,
+    seeds: int = 5,
+    reference: int = 300,
+    holdout: int = 150,
+    count: int = 200,
+    share: float = 0.05,
+    shape: tuple[int, int, int] = (44, 52, 44),
+    spacing: float = 4.0,
+) -> int:
+    """Near-copies found and false alarms, with and without held-out volumes, over several seeds of LabelMap corpora.
+
+    Args:
+        out: folder of the corpora (made once) and of results.json.
+        seeds: how many times, each with people of its own.
+        reference: volumes copied from.
+        holdout: held-out volumes.
+        count: volumes audited.
+        share: of them that are near-copies.
+        shape: voxels of a volume.
+        spacing: of a voxel, mm.
+    """
+    rows = []
+    for seed in range(seeds):
+        corpora = make(out / f"seed-{seed}", seed, (reference, holdout, count), share, shape, spacing)
+        for held_out in (corpora["holdout"], None):
+            row = detect(corpora["planted"], corpora["reference"], held_out)
+            rows.append({"seed": seed, "holdout": held_out is not None, **row.as_json()})
+            print(rows[-1], flush=True)
+    (out / "results.json").write_text(json.dumps(rows, indent=1))
+    return 0
+
+
+def make(
+    out: Path,
+    seed: int,
+    sizes: tuple[int, int, int],
+    share: float,
+    shape: tuple[int, int, int],
+    spacing: float,
+) -> dict[str, Path]:
+    """The corpora reference, holdout, fresh and planted in a folder; ``sizes`` of the first two and of the last two."""
+    from synth.engine import Job, generate
+    from synth.generator import GeneratorSpec
+    from synth.pool import Workers
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {name: out / f"{name}.zarr" for name in ("reference", "holdout", "fresh", "planted")}
+    people = GeneratorSpec("LabelMap", {"shape": shape, "spacing": spacing})
+    for place, (name, size) in enumerate(zip(("reference", "holdout", "fresh"), sizes, strict=True)):
+        generate(Job(people, size, 10 * seed + place, paths[name], 16), Workers(0))
+    options = {"fresh": paths["fresh"], "source": paths["reference"], "share": share}
+    generate(
+        Job(GeneratorSpec(f"{__package__}.planted.Planted", options), sizes[2], seed, paths["planted"], 16), Workers(0)
+    )
+    return paths
+
+
+def detect(planted: Path, reference: Path, holdout: Path | None) -> Benchmark:
+    """Only the search for copies of an audit."""
+    from synth.audit import features
+    from synth.audit.grid import Volumes
+    from synth.audit.searching import find_copies
+    from synth.progress import progress_bar
+
+    made, real = Volumes(Corpus(planted), "synthetic"), Volumes(Corpus(reference), "reference")
+    apart = Volumes(Corpus(holdout), "held-out") if holdout is not None else None
+    sets = [real, made] + ([apart] if apart is not None else [])
+    described = []
+    for one in sets:
+        with progress_bar(f"features, {one.role}") as show:
+            described.append(features.describe_all(one, show))
+    copies = find_copies(made, real, apart, features.standardised_by(*described), progress_bar)
+    return Benchmark({"copies": copies.as_json(0)}, made.corpus)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from synth.options import call
+
+    sys.exit(call(benchmark, sys.argv[1:], "python -m synth.audit.planted"))
