@@ -185,15 +185,17 @@ def test_an_image_and_its_label_map_move_together(planted: Corpus, monkeypatch: 
     objective = Segmentation(Small(), planted, 0).train()
     batch, seen = stored(planted, 16, labels=True), {}
 
-    def watched(backbone: Any, image: torch.Tensor) -> torch.Tensor:
+    whole = Small.feature_map
+
+    def watched(backbone: Small, image: torch.Tensor) -> torch.Tensor:
         seen["image"] = image
-        return backbone.feature_map(image)
+        return whole(backbone, image)
 
     def judged(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         seen["classes"] = classes[:, 0]
         return logits.sum()
 
-    monkeypatch.setattr("pretrain.objectives.segment.feature_map", watched)
+    monkeypatch.setattr(Small, "feature_map", watched)
     objective.criterion.forward = judged  # type: ignore[method-assign, assignment]
     objective.loss(objective.prepare(batch.image, seeded(2)), batch.index, seeded(3), batch.label)
     moved = overlap(seen["image"][:, :, ::2, ::2, ::2], seen["classes"])
