@@ -51,7 +51,7 @@ def probe_weights(folder: Path, places: Sequence[str], samples: int) -> Comparis
     training, held_out = split(corpus)
     probe = Probe(corpus, training, held_out, samples)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fresh = make_backbone(about.backbone, about.shape, about.channels)
+    fresh = make_backbone(about.word, about.shape, about.channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scikit-learn, about folds with few of a class
         trained, untrained = probe.look(backbone.to(device)), probe.look(fresh.to(device))
