@@ -39,7 +39,7 @@ class Video(Generator):
         spacing: voxel size in mm that the volumes claim, one number or three; the box has their proportions.
         fps: frames taken of a second; 0 takes every frame.
         crop: smallest and largest side of the box that is cut out, as a share of the largest box that fits.
-        flip: mirror every second volume, left for right.
+        flip: mirror half of the volumes, drawn by chance, left for right.
 
     Raises:
         UserError: no such folder, no clip in it that can be read and is long enough, a link that leads out of it, an

@@ -12,7 +12,6 @@ from synth.engine import Job, generate
 from synth.generator import GeneratorSpec
 from tests.conftest import ROOT, Run
 
-pytest.importorskip("av")
 GRID = {"shape": (16, 16, 16), "spacing": 12.0}
 STEPS = ("--steps", "2", "--batch-size", "4", "--probe-every", "0")
 
