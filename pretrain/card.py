@@ -19,6 +19,8 @@ def made_by(corpus: Mapping[str, Any]) -> str:
 def _whose(corpus: Mapping[str, Any]) -> str:
     if "Scans" in made_by(corpus):
         return "The corpus holds scans of people, whose data-use terms go with these weights."
+    if "Video" in made_by(corpus):
+        return "The corpus holds volumes made from video clips, whose licences go with these weights; they show no anatomy."
     return "The corpus is simulated: figures on it say that the pipeline works and nothing about patients."
 
 

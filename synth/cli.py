@@ -40,7 +40,7 @@ def generate(
     Args:
         out: folder of the corpus to make (NAME.zarr), or a URL such as s3://bucket/NAME.zarr.
         count: number of volumes.
-        generator: LabelMap, Diffusion, Scans, an installed plug-in's name, or module.Class.
+        generator: LabelMap, Diffusion, Scans, Video, an installed plug-in's name, or module.Class.
         seed: another seed is another corpus.
         workers: Ray workers, one per core if not given; 0 works in this process without Ray.
         shard_size: volumes per shard, the unit of work and of writing.

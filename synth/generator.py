@@ -32,6 +32,7 @@ BUILT_IN = {
     "LabelMap": "synth.labelmap:LabelMap",
     "Diffusion": "synth.diffusion.generator:Diffusion",
     "Scans": "synth.scans:Scans",
+    "Video": "synth.video:Video",
 }
 Params = dict[str, Any]
 

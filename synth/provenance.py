@@ -121,6 +121,9 @@ def described(name: str, corpus: Corpus) -> dict[str, str]:
         "site": ("Scanner", ""),
         "anatomy": ("Label map that the volume starts from", ""),
         "diagnosis": ("Diagnosis", ""),
+        "clip": ("Clip that the volume is from", ""),
+        "class": ("Folder of the clip, such as the action that it shows", ""),
+        "start": ("Where in the clip the volume begins", "seconds"),
         "hoehn_yahr": ("Hoehn & Yahr stage, 0 without Parkinson's disease", ""),
         "intracranial_asked_ml": ("Intracranial volume asked of the generator", "mL"),
     }
