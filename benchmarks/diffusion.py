@@ -27,8 +27,9 @@ from synth.generator import GeneratorSpec
 from synth.progress import progress_bar
 
 if TYPE_CHECKING:
-    from synth.audit.grid import Volumes
     from torch import Tensor
+
+    from synth.audit.grid import Volumes
 
 RESULTS, PICTURE = "results.json", "samples.png"
 FLOW, DDIM = "rectified_flow", "v_prediction"
@@ -55,6 +56,7 @@ class DiffusionBenchmark:
         conditions: what the models are told; ventricular_volume among them.
         autoencoder_steps, diffusion_steps: of the recipe tiny, whose sizes are taken.
         flow_steps, ddim_steps: steps of the two samplers.
+        segmenter_steps: training steps of the audit's segmenter, which measures ventricles.
         seed: of everything.
         workers: Ray workers that make volumes; 0 for none.
     """
@@ -69,6 +71,7 @@ class DiffusionBenchmark:
     diffusion_steps: int = 2500
     flow_steps: int = 10
     ddim_steps: int = 50
+    segmenter_steps: int = 500
     seed: int = 0
     workers: int = 2
 
@@ -83,7 +86,7 @@ class DiffusionBenchmark:
         apart = self._corpus(out / "held_out.zarr", self.generator, self.held_out, self.seed + 2)
         seconds = {name: self._train(train, out / name, name) for name in (FLOW, DDIM)}
         sets = dict(self._sets(out))
-        results = {"options": self._options(), "seconds": seconds, **measured(train, apart, sets)}
+        results = {"options": self._options(), "seconds": seconds, **measured(train, apart, sets, self.segmenter_steps)}
         write_atomically(out / RESULTS, json.dumps(results, indent=1))
         draw(sets, out / PICTURE)
         print("\n".join(sentences(results)))
@@ -140,14 +143,13 @@ def _bar(title: str) -> Iterator[Any]:
         yield show
 
 
-def measured(train: Path, apart: Path, sets: dict[str, Path]) -> dict[str, Any]:
+def measured(train: Path, apart: Path, sets: dict[str, Path], segmenter_steps: int) -> dict[str, Any]:
     """Distances of every set to the held-out volumes in the audit's features, and whether the model listens."""
     from synth.audit import features
     from synth.audit.distances import kid
     from synth.audit.grid import Volumes
     from synth.audit.listening import always_there, asked_of, per_year
     from synth.audit.measuring import measure, method_for
-
     from synth.corpus import Corpus
 
     real, held = Volumes(Corpus(train), "reference"), Volumes(Corpus(apart), "held-out")
@@ -155,12 +157,11 @@ def measured(train: Path, apart: Path, sets: dict[str, Path]) -> dict[str, Any]:
     described = [_described(one, features) for one in (real, held, *made.values())]
     _, of_held, *of_made = (vectors[:, 0] for vectors in features.standardised_by(*described))
     mmd = {name: kid(vectors, of_held, 0).as_json() for name, vectors in zip(made, of_made, strict=True)}
-    method = method_for(real, held, 500, 0, _bar)
+    method = method_for(real, held, segmenter_steps, 0, _bar)
     volumes = {name: measure(made[name], method, lambda *_: None) for name in ("flow 0", "ddim 0", "age only")}
     expected = always_there(real)
-    listening = {
-        name: asked_of(made[name], volumes[name], expected)["ventricles"].as_json(0) for name in ("flow 0", "ddim 0")
-    }
+    asked = {name: asked_of(made[name], volumes[name], expected).get("ventricles") for name in ("flow 0", "ddim 0")}
+    listening = {name: None if found is None else found.as_json(0) for name, found in asked.items()}
     ageing = {
         "held-out": per_year(held, measure(held, method, lambda *_: None), "ventricles", 0),
         "age only": per_year(made["age only"], volumes["age only"], "ventricles", 0),
@@ -191,6 +192,9 @@ def sentences(results: dict[str, Any]) -> list[str]:
         f"{steps['ddim_steps']} steps {_told(ddim)}; decodes of random latents {prior:.4g}.",
     ]
     for name, found in results["ventricles"].items():
+        if found is None:
+            said.append(f"Ventricular volume, {name}: the segmenter could not measure it.")
+            continue
         r = found["r"]
         said.append(
             f"Ventricular volume asked and measured, {name}: r {r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}], "
