@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.timeout(300)
 def test_one_command_trains_samples_and_measures(folder: Path, run: Run) -> None:
     answer = run("benchmark", "run", folder / "recipe.yaml", "--out", folder / "run")
     assert answer.code == 0, answer.err
