@@ -16,6 +16,7 @@ from synth.sample import Covariate
 
 UNTOLD = -1.0
 """Entries of a condition that the model is not told (classifier-free guidance, Ho & Salimans 2022)."""
+OUTERMOST = 0.01  # share of volumes at either end of a number's range that count as the range's end
 SUMS = {"ventricular_volume": VENTRICULAR, "brain_volume": BRAIN}
 """Conditions that are sums of a corpus's covariates wherever it has none of that name: mm³."""
 
@@ -26,7 +27,8 @@ class Condition:
 
     Attributes:
         name: the covariate's name.
-        low, high: range of a number in its own unit (age in years); 0 and 0 of a word.
+        low, high: range of a number in its own unit (age in years), beyond which it is told as the range's end; 0 and 0 of
+            a word.
         words: categories in alphabetical order; empty for a number.
         shares: how often each word occurs in the corpus, sum 1.
         parts: covariates whose sum it is; empty where it is a covariate itself.
@@ -49,7 +51,8 @@ class Condition:
         if self.words and str(value) not in self.words:
             raise UserError(f"{self.name} is '{value}'; the weights know {', '.join(self.words)}")
         if not self.words:
-            return [(float(value) - self.low) / (self.high - self.low) if self.high > self.low else 0.0]
+            share = (float(value) - self.low) / (self.high - self.low) if self.high > self.low else 0.0
+            return [min(max(share, 0.0), 1.0)]
         place = self.words.index(str(value))
         return [float(place)] if self.width == 1 else [float(at == place) for at in range(self.width)]
 
@@ -119,10 +122,16 @@ def _learn_one(corpus: Corpus, name: str, parts: tuple[str, ...], rows: Sequence
     if missing := len(rows) - len(values):
         raise UserError(f"covariate '{name}' is missing in {missing} volume(s) of '{corpus.path}'; expected it in all")
     if not any(isinstance(value, str) for value in values):
-        return Condition(name, float(min(map(float, values))), float(max(map(float, values))), parts=parts)
+        low, high = np.quantile(np.array(values, np.float64), _ends(len(values)))
+        return Condition(name, float(low), float(high), parts=parts)
     found = [str(value) for value in values]
     words = tuple(sorted(set(found)))
     return Condition(name, words=words, shares=tuple(round(found.count(word) / len(found), 6) for word in words))
+
+
+def _ends(count: int) -> tuple[float, float]:
+    """Quantiles that a range reaches from and to: of many values all but the outermost, of which a model sees too little."""
+    return (OUTERMOST, 1 - OUTERMOST) if count * OUTERMOST >= 1 else (0.0, 1.0)
 
 
 def width(conditions: Sequence[Condition]) -> int:

@@ -97,8 +97,18 @@ def _parameter(block: Any, name: str) -> Tensor:
 
 def build_unet(size: Size, conditions: int) -> DiffusionModelUNet:
     """U-Net told a vector of ``conditions`` numbers twice, as Pinaya et al. 2022 do: as constant maps beside the
-    latent (hence latent_channels + conditions inputs) and by cross-attention."""
-    return DiffusionModelUNet(**_unet_arguments(size, conditions), out_channels=size.latent_channels)
+    latent (hence latent_channels + conditions inputs) and by cross-attention; if embedded, a third time with the time."""
+    unet = DiffusionModelUNet(**_unet_arguments(size, conditions), out_channels=size.latent_channels)
+    if size.embedded:
+        unet.class_embedding = _embedding(conditions, size)  # type: ignore[assignment]
+    return unet
+
+
+def _embedding(conditions: int, size: Size) -> nn.Module:
+    """Condition vectors ``[B, K]`` → ``[B, 4·channels]``, like the time's own embedding; in place of MONAI's table of
+    classes."""
+    width = 4 * size.unet_channels[0]
+    return nn.Sequential(nn.Linear(conditions, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def _unet_arguments(size: Size, conditions: int) -> dict[str, Any]:
@@ -117,6 +127,7 @@ def _unet_arguments(size: Size, conditions: int) -> dict[str, Any]:
         "transformer_num_layers": 1,
         "cross_attention_dim": conditions,
         "upcast_attention": True,
+        "num_class_embeds": 1 if size.embedded else None,  # its table of classes is replaced
     }
 
 
@@ -164,6 +175,8 @@ class Control(nn.Module):
             conditioning_embedding_in_channels=LABEL_CHANNELS,
             conditioning_embedding_num_channels=levels,
         )
+        if size.embedded:
+            self.core.class_embedding = _embedding(conditions, size)  # type: ignore[assignment]
         self.grid: nn.Module = self.core.controlnet_cond_embedding
         self.core.controlnet_cond_embedding = nn.Identity()  # type: ignore[assignment]
 

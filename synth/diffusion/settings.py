@@ -39,6 +39,8 @@ class Size:
         attention: at which U-Net levels the conditions enter by cross-attention too.
         head_channels: channels per attention head, per level.
         resblock_updown: whether residual blocks (not strided convolutions) change the U-Net's resolution.
+        embedded: whether the conditions are added to the embedding of the time too, so that every residual block hears
+            them; as constant maps and by cross-attention alone they are learnt slowly.
     """
 
     fold: int = 2
@@ -53,6 +55,7 @@ class Size:
     attention: tuple[bool, ...] = (False, True)
     head_channels: tuple[int, ...] = (0, 64)
     resblock_updown: bool = False
+    embedded: bool = True
 
     @property
     def factor(self) -> int:
@@ -66,7 +69,9 @@ class Size:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Size:
-        """The size of a record from config.json; what is not of a size (version 1 kept more there) is left out."""
+        """The size of a record from config.json, which may be of other makers: what is not of a size is left out, and
+        conditions are not embedded unless it says so."""
+        record = {"embedded": False, **record}
         known = {field.name for field in dataclasses.fields(cls)}
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
         return cls(**{name: value for name, value in fields.items() if name in known})
