@@ -145,11 +145,11 @@ def foretell(
     """
     maps = vector[:, :, None, None, None].expand(-1, -1, *noisy.shape[2:])
     told, context = torch.cat([noisy, maps], dim=1), vector[:, None]
-    if control is None:
-        answer: Tensor = unet(told, timesteps, context)
-        return answer
-    down, middle = control.core(told, timesteps, hint, context=context)
-    answer = unet(told, timesteps, context, down_block_additional_residuals=down, mid_block_additional_residual=middle)
+    rest: dict[str, Any] = {"class_labels": vector} if getattr(unet, "num_class_embeds", None) else {}
+    if control is not None:
+        down, middle = control.core(told, timesteps, hint, context=context, **rest)
+        rest |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    answer: Tensor = unet(told, timesteps, context, **rest)
     return answer
 
 
