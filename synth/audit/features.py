@@ -9,6 +9,7 @@ FID: figures compare corpora audited here, not papers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ NAME = "untrained 3D CNN, 4 blocks (16, 32, 64, 128 channels), mean and SD of ev
 WIDTH = 2 * sum(CHANNELS[1:])
 
 
+@lru_cache(maxsize=1)
 def build() -> nn.ModuleList:
     """The blocks: 3×3×3 convolution, leaky ReLU, halved by averages. Weights are He-normal numbers of a Philox stream,
     the same whatever torch's version."""

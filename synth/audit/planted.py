@@ -174,6 +174,8 @@ def make(
 
 def detect(planted: Path, reference: Path, holdout: Path | None) -> Benchmark:
     """Only the search for copies of an audit."""
+    from threadpoolctl import threadpool_limits
+
     from synth.audit import features
     from synth.audit.grid import Volumes
     from synth.audit.searching import find_copies
@@ -186,7 +188,8 @@ def detect(planted: Path, reference: Path, holdout: Path | None) -> Benchmark:
     for one in sets:
         with progress_bar(f"features, {one.role}") as show:
             described.append(features.describe_all(one, show))
-    copies = find_copies(made, real, apart, features.standardised_by(*described), progress_bar)
+    with threadpool_limits(1):
+        copies = find_copies(made, real, apart, features.standardised_by(*described), progress_bar)
     return Benchmark({"copies": copies.as_json(0)}, made.corpus)
 
 

@@ -121,16 +121,12 @@ def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space
     Copies are looked for in units of the whole reference. Where training and held-out volumes are compared with one
     another, units come from as many of both: units from training volumes alone would make these seem nearer.
     """
-    known, asking = features.whitened_by(trained, made)
+    known, asking, *strangers_asking = features.whitened_by(trained, made, *([] if apart is None else [apart]))
     samples = features.nearest(asking, known)
-
-    def left_out() -> npt.NDArray[np.float64]:
-        return _left_out(trained)
-
     if apart is None:
-        clean = left_out()
+        clean = _left_out(trained)
         return Space("features", samples, clean, threshold_of(clean))
-    clean = features.nearest(features.whitened_by(trained, apart)[1], known).ratio
+    clean = features.nearest(strangers_asking[0], known).ratio
     as_many = min(len(apart), len(trained))
     members, strangers = trained[some(len(trained), as_many)], apart[some(len(apart), as_many)]
     _, made, members, strangers = features.whitened_by(np.concatenate([members, strangers]), made, members, strangers)
@@ -138,7 +134,7 @@ def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space
         "features",
         samples,
         clean,
-        clean_threshold(clean, left_out),
+        clean_threshold(clean, lambda: _left_out(trained)),
         features.nearest(made, strangers).distance,
         features.nearest(made, members).distance,
         features.nearest(members, made).ratio,
