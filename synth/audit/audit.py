@@ -58,6 +58,8 @@ def run(synthetic: Path, reference: Path, held_out: Path | None, out: Path, opti
     Raises:
         UserError: no such corpus, too few volumes, different grids, held-out volumes that are in the reference.
     """
+    from threadpoolctl import threadpool_limits
+
     from synth.audit.page import write_page
 
     made, real = Volumes(Corpus(synthetic), "synthetic"), Volumes(Corpus(reference), "reference")
@@ -67,7 +69,8 @@ def run(synthetic: Path, reference: Path, held_out: Path | None, out: Path, opti
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out '{out}' cannot be made ({error.strerror}); expected a folder") from error
-    found = find(made, real, apart, options, bar)
+    with threadpool_limits(1):  # sums are added in one order, however many cores there are
+        found = find(made, real, apart, options, bar)
     write_page(found, out)
     write_atomically(out / "copies.tsv", _copies_table(found))
     write_atomically(out / "audit.json", json.dumps(without_nan(found.results), indent=1, allow_nan=False) + "\n")

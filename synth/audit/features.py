@@ -9,6 +9,7 @@ FID: figures compare corpora audited here, not papers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ NAME = "untrained 3D CNN, 4 blocks (16, 32, 64, 128 channels), mean and SD of ev
 WIDTH = 2 * sum(CHANNELS[1:])
 
 
+@lru_cache(maxsize=1)
 def build() -> nn.ModuleList:
     """The blocks: 3×3×3 convolution, leaky ReLU, halved by averages. Weights are He-normal numbers of a Philox stream,
     the same whatever torch's version."""
@@ -46,7 +48,7 @@ def build() -> nn.ModuleList:
             convolution.bias.copy_(torch.from_numpy(bias))
         pool = nn.AvgPool3d(2, ceil_mode=True)
         blocks.append(nn.Sequential(convolution, nn.LeakyReLU(0.1), pool))
-    return blocks.eval()
+    return blocks.eval().requires_grad_(False)
 
 
 def describe(blocks: nn.ModuleList, volume: Floats) -> Floats:
@@ -93,30 +95,25 @@ def whitened_by(reference: npt.NDArray[Any], *others: npt.NDArray[Any]) -> list[
     return [features.astype(np.float64) @ whiten for features in (reference, *others)]
 
 
-def nearest(
-    queries: npt.NDArray[Any], targets: npt.NDArray[Any], which: Sequence[int] | None = None, own: bool = False
-) -> Neighbours:
+def nearest(queries: npt.NDArray[Any], targets: npt.NDArray[Any], which: Sequence[int] | None = None) -> Neighbours:
     """The nearest target of every query in feature space, whichever mirror image of the query is nearer.
 
     Args:
         queries, targets: ``[N, 2, F]`` and ``[M, 2, F]``; of the targets only [:, 0] is used.
         which: the queries that are asked for; all if absent.
-        own: the queries are the targets themselves, and none is its own neighbour.
     """
     numbers = range(len(queries)) if which is None else which
-    rows = [_nearest_of(queries[number], targets[:, 0], number if own else None) for number in numbers]
+    rows = [_nearest_of(queries[number], targets[:, 0]) for number in numbers]
     index, mirrored, distance, ratio = zip(*rows, strict=True)
     shifts = np.zeros((len(rows), 3), np.int64)
     return Neighbours(np.array(index), np.array(mirrored), shifts, np.array(distance, float), np.array(ratio, float))
 
 
-def _nearest_of(query: npt.NDArray[Any], targets: npt.NDArray[Any], own: int | None) -> tuple[int, bool, float, float]:
+def _nearest_of(query: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[int, bool, float, float]:
     both = np.stack([np.linalg.norm(targets - image, axis=1) for image in query])  # [2, M]
     best = both.min(axis=0)
-    if own is not None:
-        best[own] = np.inf
     index = int(best.argmin())
-    ordered = np.sort(best[np.isfinite(best)])[:CANDIDATES]
+    ordered = np.sort(best)[:CANDIDATES]
     distance = max(float(ordered[0]), SMALLEST)
     return (
         index,

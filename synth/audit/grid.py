@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from synth.audit.groups import GROUPS
 from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.sample import Covariate, spacing_of
@@ -92,11 +93,11 @@ class Volumes:
         return standardised(coarsened(self.corpus.image(index)[0], self.factor))
 
     def shares(self, index: int, groups: npt.NDArray[np.uint8]) -> Floats:
-        """``[G, D, H, W]`` share of every voxel that belongs to each group; ``groups`` maps label number → group."""
+        """``[G, D, H, W]`` share of every voxel that belongs to each of ``GROUPS``; ``groups`` maps label number → group."""
         label = self.corpus.label(index)
         assert label is not None
         grouped = groups[label]
-        return coarsened(np.stack([grouped == group for group in range(int(groups.max()) + 1)]), self.factor)
+        return coarsened(np.stack([grouped == group for group in range(len(GROUPS))]), self.factor)
 
     @cached_property
     def covariates(self) -> list[dict[str, Covariate]]:

@@ -20,6 +20,7 @@ DEEP, INSIDE = 0.6, 0.4  # of the greatest depth: where ventricles are looked fo
 CUT = 0.6  # of Otsu's threshold: skull and CSF are darker than it
 SURE = 0.9  # probability above which a voxel counts for image quality
 START = (3, 35, 80)  # percentiles at which the three means start
+FLAT = 1e-3  # range of standardised intensities below which there are no tissues
 EVERY = 3  # voxels: the fit uses one of so many
 
 
@@ -58,10 +59,12 @@ def tissue_of(image: Floats, spacing: tuple[float, float, float]) -> Tissue:
     depth = (depth / max(float(depth.max()), 1e-6)).astype(np.float32)
     inside = depth > INSIDE
     values = image[inside][:, None].astype(np.float64)
+    probability = np.zeros((3, *image.shape), np.float32)
+    if np.ptp(values) < FLAT:
+        return Tissue(head, depth, probability)
     start = np.percentile(values, START)[:, None] + np.arange(3)[:, None] * 1e-6
     mixture = GaussianMixture(3, means_init=start, random_state=0).fit(values[::EVERY])
     order = np.argsort(mixture.means_.ravel())
-    probability = np.zeros((3, *image.shape), np.float32)
     probability[:, inside] = mixture.predict_proba(values)[:, order].T
     return Tissue(head, depth, probability)
 

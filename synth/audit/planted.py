@@ -15,6 +15,7 @@ from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
+from synth.options import make_spec
 from synth.sample import Sample
 
 SHIFT_VOXELS = 3.0  # each axis, at most
@@ -23,28 +24,31 @@ NOISE = (0.02, 0.08)  # SD, as a share of the 99th percentile
 
 
 class Planted(Generator):
-    """Volumes of a corpus that copies nobody, a share of them replaced by near-copies of another corpus's volumes.
+    """New volumes by the generator of a corpus, a share of them replaced by near-copies of that corpus's volumes.
 
     Every near-copy is shifted by up to 3 voxels along each axis (fractions too), has another gain, offset and gamma, noise
     of 2 to 8 % of the brightest tissue and, half of them, left and right exchanged. Params say which ones: ``copy_of``.
 
     Args:
-        fresh: corpus of volumes that are no copies.
-        source: corpus that is copied from.
+        source: corpus that is copied from, and whose recipe the new volumes follow.
         share: of near-copies, 0 to 1.
     """
 
-    def __init__(self, fresh: Path, source: Path, share: float = 0.05) -> None:
+    def __init__(self, source: Path, share: float = 0.05) -> None:
         if not 0 <= share <= 1:
             raise UserError(f"share is {share}; expected a number from 0 to 1")
-        self.fresh, self.source, self.share = Corpus(Path(fresh)), Corpus(Path(source)), float(share)
-        if self.fresh.image_shape != self.source.image_shape:
-            raise UserError(f"'{fresh}' and '{source}' have different shapes; expected one grid")
+        self.source, self.share = Corpus(Path(source)), float(share)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The one that the source was made by."""
+        recipe = self.source.header.recipe["generator"]
+        return make_spec(recipe["class_path"], recipe["init_args"]).build()
 
     def draw(self, rng: np.random.Generator) -> Params:
         """Which volume, and what is done to it."""
         if rng.random() >= self.share:
-            return {"volume": int(rng.integers(len(self.fresh)))}
+            return {"new": self.generator.draw(rng)}
         return {
             "copy_of": int(rng.integers(len(self.source))),
             "shift": [float(s) for s in rng.uniform(-SHIFT_VOXELS, SHIFT_VOXELS, 3)],
@@ -59,16 +63,18 @@ class Planted(Generator):
     def render(self, params: Params) -> Sample:
         """The volume ``[C, D, H, W]``; covariates are those of the volume it comes from."""
         if "copy_of" not in params:
-            sample = self.fresh.sample(params["volume"])
+            sample = self.generator.render(params["new"])
             return Sample(sample.image, None, sample.covariates, sample.affine)
         sample = self.source.sample(params["copy_of"])
         image = np.stack([changed(channel, params) for channel in sample.image])
         return Sample(image, None, sample.covariates, sample.affine)
 
     def parents(self) -> list[dict[str, Any]]:
-        """Both corpora and what they derive from."""
-        corpora = (self.fresh, self.source)
-        return [corpus.parent() for corpus in corpora] + [dict(p) for corpus in corpora for p in corpus.header.parents]
+        """The source and what it derives from."""
+        about = self.source.parent()
+        further = about.pop("parents")
+        licence = "; ".join(about["licences"]) or "none named"
+        return [{**about, "sha256": about["identity"], "licence": licence}, *further]
 
 
 def changed(image: Floats, params: Params) -> Floats:
@@ -147,32 +153,29 @@ def benchmark(
 
 
 def make(
-    out: Path,
-    seed: int,
-    sizes: tuple[int, int, int],
-    share: float,
-    shape: tuple[int, int, int],
-    spacing: float,
+    out: Path, seed: int, sizes: tuple[int, int, int], share: float, shape: tuple[int, int, int], spacing: float
 ) -> dict[str, Path]:
-    """The corpora reference, holdout, fresh and planted in a folder; ``sizes`` of the first two and of the last two."""
+    """The corpora reference, holdout and planted, of these ``sizes``, in a folder."""
     from synth.engine import Job, generate
     from synth.generator import GeneratorSpec
     from synth.pool import Workers
+    from synth.progress import progress_bar
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / f"{name}.zarr" for name in ("reference", "holdout", "fresh", "planted")}
+    paths = {name: out / f"{name}.zarr" for name in ("reference", "holdout", "planted")}
     people = GeneratorSpec("LabelMap", {"shape": shape, "spacing": spacing})
-    for place, (name, size) in enumerate(zip(("reference", "holdout", "fresh"), sizes, strict=True)):
-        generate(Job(people, size, 10 * seed + place, paths[name], 16), Workers(0))
-    options = {"fresh": paths["fresh"], "source": paths["reference"], "share": share}
-    generate(
-        Job(GeneratorSpec(f"{__package__}.planted.Planted", options), sizes[2], seed, paths["planted"], 16), Workers(0)
-    )
+    copies = GeneratorSpec("synth.audit.planted.Planted", {"source": paths["reference"], "share": share})
+    for place, (name, path) in enumerate(paths.items()):
+        job = Job(copies if name == "planted" else people, sizes[place], 10 * seed + place, path)
+        with progress_bar(f"generate {name}") as show:
+            generate(job, Workers(0), progress=show)
     return paths
 
 
 def detect(planted: Path, reference: Path, holdout: Path | None) -> Benchmark:
     """Only the search for copies of an audit."""
+    from threadpoolctl import threadpool_limits
+
     from synth.audit import features
     from synth.audit.grid import Volumes
     from synth.audit.searching import find_copies
@@ -185,7 +188,8 @@ def detect(planted: Path, reference: Path, holdout: Path | None) -> Benchmark:
     for one in sets:
         with progress_bar(f"features, {one.role}") as show:
             described.append(features.describe_all(one, show))
-    copies = find_copies(made, real, apart, features.standardised_by(*described), progress_bar)
+    with threadpool_limits(1):
+        copies = find_copies(made, real, apart, features.standardised_by(*described), progress_bar)
     return Benchmark({"copies": copies.as_json(0)}, made.corpus)
 
 

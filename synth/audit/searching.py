@@ -23,6 +23,7 @@ Vectors = npt.NDArray[Any]
 
 FEW = 50  # held-out volumes below which the reference's own are asked too
 LEFT_OUT = 400  # reference volumes, at most, that are compared with the others
+FOLDS = 5
 ASKED = 1000  # training volumes, at most, of the membership test
 
 
@@ -103,22 +104,29 @@ class PixelSearch:
         )
 
 
+def _left_out(trained: Vectors) -> npt.NDArray[np.float64]:
+    """Ratios of reference volumes, a fifth at a time, whitened by the other fifths and compared with these: just as new
+    volumes are."""
+    found = []
+    for fold in range(FOLDS):
+        asking = np.arange(len(trained)) % FOLDS == fold
+        known, queries = features.whitened_by(trained[~asking], trained[asking])
+        found.append(features.nearest(queries, known, some(len(queries), LEFT_OUT // FOLDS)).ratio)
+    return np.concatenate(found)
+
+
 def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space:
     """Feature space: the same searches among features ``[N, 2, F]``, whitened.
 
     Copies are looked for in units of the whole reference. Where training and held-out volumes are compared with one
     another, units come from as many of both: units from training volumes alone would make these seem nearer.
     """
-    known, asking = features.whitened_by(trained, made)
+    known, asking, *strangers_asking = features.whitened_by(trained, made, *([] if apart is None else [apart]))
     samples = features.nearest(asking, known)
-
-    def left_out() -> npt.NDArray[np.float64]:
-        return features.nearest(known, known, some(len(known), LEFT_OUT), own=True).ratio
-
     if apart is None:
-        clean = left_out()
+        clean = _left_out(trained)
         return Space("features", samples, clean, threshold_of(clean))
-    clean = features.nearest(features.whitened_by(trained, apart)[1], known).ratio
+    clean = features.nearest(strangers_asking[0], known).ratio
     as_many = min(len(apart), len(trained))
     members, strangers = trained[some(len(trained), as_many)], apart[some(len(apart), as_many)]
     _, made, members, strangers = features.whitened_by(np.concatenate([members, strangers]), made, members, strangers)
@@ -126,7 +134,7 @@ def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space
         "features",
         samples,
         clean,
-        clean_threshold(clean, left_out),
+        clean_threshold(clean, lambda: _left_out(trained)),
         features.nearest(made, strangers).distance,
         features.nearest(made, members).distance,
         features.nearest(members, made).ratio,
