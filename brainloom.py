@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "pretrain": {
         "run": ("pretrain.cli:run", "pre-train a backbone on a corpus"),
+        "plan": ("pretrain.cli:plan", "what run with the same options will take, before it starts"),
         "probe": ("pretrain.cli:probe", "what a linear model reads from weights, beside an untrained backbone"),
         "backbones": ("pretrain.cli:backbones", "list the backbones: parameters, memory, sizes"),
         "export": ("pretrain.cli:export", "write weights as a MONAI bundle"),

@@ -32,13 +32,14 @@ def speed(
     Args:
         what: the benchmark: labelmap (label-map synthesis beside a plain loop, TorchIO, cornucopia and nobrainer, one
             thread), stream (volumes a second into batches beside tensorstore, zarr, MONAI, WebDataset and LitData, two
-            threads), corpus (what writing, Ray, formats and planning cost), diffusion (sampling beside MONAI's inferer).
+            threads), corpus (what writing, Ray, formats and planning cost), diffusion (sampling beside MONAI's inferer),
+            train (steps of ViT-B/16, MAE and DenseNet121 beside MONAI's, two threads).
         out: folder of results.json (machine, versions, rows, ratios) and speed.png.
         anatomies: a label map, or a folder whose first one (by name) is taken; the built-in one if absent.
         repeats: volumes (labelmap) or turns (stream, corpus) timed for each row, at least 7; more volumes where they are
             quick.
         size: voxels along each axis; labelmap also times brainloom at 5/4 × 3/2 × 5/4 and at twice that; diffusion takes
-            11/32 × 13/32 × 11/32 of it, a head at 4 mm for 128.
+            11/32 × 13/32 × 11/32 of it, a head at 4 mm for 128, and train 3/4, 96 for 128.
         only: words; only rows whose name (of stream and corpus also group or kind: ours, peer, floor) holds one of them
             are measured.
     """

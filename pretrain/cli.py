@@ -26,6 +26,13 @@ def run(
     init: str = "scratch",
     probe_every: int | None = None,
     probe_samples: int | None = None,
+    accumulate: int = 1,
+    layer_decay: float = 1.0,
+    ema: float = 0.0,
+    compile: bool = False,
+    workers: int = 1,
+    address: str | None = None,
+    loggers: tuple[str, ...] = ("csv", "tensorboard"),
 ) -> int:
     """Pre-train a backbone on a corpus; killed, the same command goes on from its last checkpoint.
 
@@ -47,7 +54,15 @@ def run(
         init: scratch, or a file, folder or Hugging Face hub id to start from: our weights, a ViT of images or video, a video network, MedicalNet, MONAI.
         probe_every: steps between probes of the frozen backbone; a quarter of the run if not given, 0 never.
         probe_samples: volumes that a probe looks at; 256 if not given, fewer in a short run.
+        accumulate: batches whose gradients make one step.
+        layer_decay: factor of the learning rate from each layer to the one before it, such as 0.75; 1 is none.
+        ema: decay of a moving average of the weights that is kept instead of the last ones, such as 0.999; 0 is none.
+        compile: the backbone through torch.compile.
+        workers: Ray Train workers, each with a batch of its own; under torchrun leave it out.
+        address: of a running Ray cluster (auto, HOST:PORT or ray://HOST:PORT); out and corpus must be seen by all its nodes.
+        loggers: csv (always), tensorboard, and, where installed, wandb and mlflow.
     """
+    from pretrain.launch import world_here
     from pretrain.train import TrainOptions, pretrain
 
     options = TrainOptions(
@@ -63,11 +78,68 @@ def run(
         objective_options=dict(objective.init_args),
         probe_every=probe_every,
         probe_samples=probe_samples,
+        accumulate=accumulate,
+        layer_decay=layer_decay,
+        ema=ema,
+        compile=compile,
+        workers=workers,
     )
-    about = pretrain(corpus, out, options, ratios or None, follow)
+    about = pretrain(corpus, out, options, ratios or None, follow, loggers, address)
+    if not world_here().first:
+        return 0
     for name, value in about.figures.items():
         print(f"  {name}: {value}")
     print(f"{out}: {backbone}, {objective.class_path}, {about.training['volumes_per_second']} volumes/s")
+    return 0
+
+
+def plan(
+    corpus: tuple[str, ...],
+    backbone: str = "sfcn_s",
+    objective: ObjectiveSpec = DEFAULT,
+    steps: int = 2000,
+    batch_size: int = 16,
+    precision: Literal["bf16", "fp32"] = "bf16",
+    ratios: tuple[float, ...] = (),
+    init: str = "scratch",
+    accumulate: int = 1,
+    ema: float = 0.0,
+    compile: bool = False,
+    workers: int = 1,
+) -> int:
+    """What run with the same options will take: memory, hours, GPU-hours. A few steps are taken; nothing is written.
+
+    Args:
+        corpus: folder or URL of the corpus, or several separated by commas.
+        backbone: as for run.
+        objective: as for run.
+        steps: training steps.
+        batch_size: volumes a batch.
+        precision: bf16 (autocast) or fp32.
+        ratios: how much of each corpus is in the batches.
+        init: as for run.
+        accumulate: batches whose gradients make one step.
+        ema: as for run.
+        compile: the backbone through torch.compile.
+        workers: processes that train together, taken to be as quick as one.
+    """
+    from pretrain.options import TrainOptions
+    from pretrain.plan import plan as make_plan
+
+    options = TrainOptions(
+        backbone,
+        objective.class_path,
+        steps,
+        batch_size,
+        precision=precision,
+        init=init,
+        objective_options=dict(objective.init_args),
+        accumulate=accumulate,
+        ema=ema,
+        compile=compile,
+        workers=workers,
+    )
+    print(make_plan(corpus, options, ratios or None))
     return 0
 
 

@@ -145,13 +145,13 @@ class Probing(lightning.Callback):
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Untrained weights: what training is to be compared with."""
         if trainer.global_step == 0:
-            self._look(trainer, module.objective)
+            self._look(trainer, module.kept)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *arguments: Any) -> None:
         """Every ``every`` steps and after the last."""
         step = trainer.global_step
         if step not in self.history and (step % self.every == 0 or step == self.steps):
-            self._look(trainer, module.objective)
+            self._look(trainer, module.kept)
 
     def _look(self, trainer: Any, objective: Objective) -> None:
         step, started = trainer.global_step, time.perf_counter()

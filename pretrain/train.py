@@ -1,4 +1,4 @@
-"""Pre-training: a Lightning module around an objective, resumable at the batch it stopped at."""
+"""Pre-training: corpus and options to weights, resumable at the batch it stopped at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,111 +18,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 
 from pretrain.backbones import Backbone
+from pretrain.feed import Feed
 from pretrain.held_out import HeldOut, split
 from pretrain.intensity import standardise
+from pretrain.launch import World, on_ray, together, world_here
+from pretrain.loggers import USUAL, check_loggers, make_loggers
+from pretrain.meter import Meter
+from pretrain.module import GRADIENT_NORM, Pretraining
 from pretrain.objectives import find_objectives, make_objective
 from pretrain.objectives.base import Objective
+from pretrain.options import HOW_LOOKED_AT, TrainOptions
+from pretrain.out_of_memory import told_simply
 from pretrain.probing import TIMES, Probe, Probing, affordable, thinned
-from pretrain.starts import make_start
+from pretrain.starts import Report, make_start
 from pretrain.weights import CONFIG, Weights, read_config, remove_folder, save_weights
 from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.plugins import plain
 from synth.progress import progress_bar
 from synth.sample import spacing_of
-from synth.stream import PATIENCE_S, Batch, Stream
+from synth.stream import PATIENCE_S, Stream
 from synth.stream.merged import Merged
 
 CHECKPOINT_STEPS = 100
-GRADIENT_NORM = 1.0
 MOST_EVALUATED = (
     4096  # held-out samples behind the card's figures: a tenth of a million would take longer than training
 )
-BROKEN_STEPS = 50  # steps in a row without finite gradients after which training is given up
-HOW_LOOKED_AT = ("probe_every", "probe_samples")  # options that change no weights
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to pre-train. ``learning_rate`` is reached after ``warmup`` (share of the steps) and falls as a cosine.
-
-    ``init``: see :mod:`pretrain.starts`. ``probe_every``: steps between probes, a quarter of the run if None, 0 never;
-    ``probe_samples``: volumes each looks at, see :func:`pretrain.probing.affordable` if None.
-    """
-
-    backbone: str = "sfcn_s"
-    objective: str = "supervised"
-    steps: int = 2000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    seed: int = 0
-    precision: str = "bf16"
-    init: str = "scratch"
-    objective_options: dict[str, Any] = field(default_factory=dict)
-    probe_every: int | None = None
-    probe_samples: int | None = None
-
-
-class Pretraining(lightning.LightningModule):
-    """Lightning's view: augment, standardise, loss; AdamW with warm-up and cosine."""
-
-    def __init__(self, objective: Objective, options: TrainOptions, prepared: bool = False) -> None:
-        super().__init__()
-        self.objective, self.options = objective, options
-        self.prepared = prepared  # the stream did it ahead
-        self.broken = 0  # steps in a row without finite gradients
-
-    def training_step(self, batch: Batch, step: int) -> torch.Tensor:
-        """Loss of one batch; its randomness is a function of (seed, global step), so that a resumed run is the same."""
-        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
-        image = batch.image if self.prepared else self.objective.prepare(batch.image, generator)
-        loss = self.objective.loss(image, batch.index, generator, batch.label)
-        self.log("loss", loss.detach())
-        return loss
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Images and label maps to the device; numbers stay."""
-        label = None if batch.label is None else batch.label.to(device, non_blocking=True)
-        return Batch(batch.image.to(device, non_blocking=True), batch.index, label)
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clip to norm 1; gradients that are not finite are dropped, so that one bad batch cannot ruin the weights.
-
-        torch 2.13's bfloat16 gradients of 3-D convolutions on CPU hold NaN now and then at 2³ cells.
-
-        Raises:
-            UserError: so many steps in a row that training is broken.
-        """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), GRADIENT_NORM)
-        self.broken = 0 if torch.isfinite(norm) else self.broken + 1
-        if self.broken:
-            optimizer.zero_grad()
-        if self.broken == BROKEN_STEPS:
-            raise UserError(
-                f"training broke at step {self.global_step}: {BROKEN_STEPS} steps in a row had no finite gradients; "
-                f"choose a --learning-rate below {self.options.learning_rate:g}"
-            )
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; the rate warms up linearly and falls as a half cosine."""
-        options = self.options
-        optimizer = torch.optim.AdamW(self.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-
-        def rate(step: int) -> float:
-            ramp = max(1, round(options.warmup * options.steps))
-            if step < ramp:
-                return (step + 1) / ramp
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - ramp) / max(1, options.steps - ramp))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class ShowProgress(lightning.Callback):
@@ -146,23 +69,77 @@ def pretrain(
     options: TrainOptions,
     ratios: Sequence[float] | None = None,
     follow: bool = False,
+    loggers: Sequence[str] = USUAL,
+    address: str | None = None,
 ) -> Weights:
     """Pre-train a backbone on a corpus and write weights to ``out``; goes on from a checkpoint left by a killed run.
 
-    The last tenth of every corpus is held out for the figures on the model card.
+    In this process, in one of those that torchrun started, or, with ``options.workers`` above 1 or an ``address``, in
+    Ray Train workers. The last tenth of every corpus is held out for the figures on the model card.
 
     Args:
         corpora: one corpus, or several to mix.
-        out: folder of the weights.
+        out: folder of the weights; of several nodes, one that all of them see.
         options: how to train.
         ratios: share of each corpus in the batches; by their sizes if not given.
         follow: begin while the corpus is still being made.
+        loggers: see :mod:`pretrain.loggers`.
+        address: of a running Ray cluster.
 
     Raises:
-        UserError: bad options or corpus, or an ``out`` that holds other weights.
+        UserError: bad options or corpus, an ``out`` that holds other weights, too little memory.
     """
-    _check(options)
+    options.check()
+    check_loggers(loggers)
     places = [corpora] if isinstance(corpora, Path) else list(corpora)
+    here = world_here()
+    options = here.told(options)
+    if here.size == 1 and (options.workers > 1 or address):
+        job = begin(places, out, options, ratios, follow)
+        if not isinstance(job, Weights):
+            on_ray(places, out, options, ratios, follow, loggers, address)
+        return read_config(out)
+    job = begin(places, out, options, ratios, follow)
+    if isinstance(job, Weights):
+        return job
+    if job.start and here.first:
+        print("\n".join(job.start.lines()), file=sys.stderr)
+    with told_simply(options, job.corpus.image_shape, here.local_size):
+        kept, costs, probing = _fit(job, out, options, loggers, here)
+    if here.first:
+        _finish(job, kept, costs, probing, out, options, places, ratios)
+    together()  # nobody reads weights that are not there yet
+    return read_config(out)
+
+
+@dataclass
+class Job:
+    """What a run begins with.
+
+    Attributes:
+        identity: of the corpora and their mixture: a checkpoint of other ones is none of ours.
+        parent: the corpus as weights name it; None while it is still being made.
+    """
+
+    corpus: Merged
+    backbone: Backbone
+    objective: Objective
+    training: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.int64]
+    identity: str
+    parent: dict[str, Any] | None
+    start: Report | None
+    follow: bool
+
+
+def begin(
+    places: Sequence[Path | str], out: Path, options: TrainOptions, ratios: Sequence[float] | None, follow: bool
+) -> Job | Weights:
+    """Open and check everything, write nothing; the weights in ``out`` where they are these already.
+
+    Raises:
+        UserError: something does not fit.
+    """
     corpus = Merged([Corpus(place) for place in places], ratios)
     classes = find_objectives(options.objective).values()
     if follow and not corpus.complete and any(cls.needs_covariates for cls in classes):
@@ -170,64 +147,69 @@ def pretrain(
             f"--follow with --objective {options.objective}: its targets are known when the corpus is finished; "
             "take mae, or wait"
         )
-    channels, *shape = corpus.image_shape
-    backbone, start = make_start(options.init, options.backbone, (shape[0], shape[1], shape[2]), channels, options.seed)
+    channels, d, h, w = corpus.image_shape
+    backbone, start = make_start(options.init, options.backbone, (d, h, w), channels, options.seed)
     training, held_out = split(corpus)
     parent = corpus.parent() if corpus.complete else None
     finished = _finished(out, options, parent) if parent else None
     if finished:
         return finished
-    if start:
-        print("\n".join(start.lines()), file=sys.stderr)
     objective = make_objective(options.objective, backbone, corpus, options.seed, options.objective_options)
     if options.batch_size < objective.smallest_batch:
         raise UserError(
             f"--batch-size is {options.batch_size}; --objective {options.objective} needs {objective.smallest_batch} or more"
         )
-    stream = _stream(corpus, options, training, follow, objective)
-    probing = _probing(corpus, options, training, held_out)
     recipe = " ".join(part.header.checksum for part in corpus.corpora)
     identity = hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest()
-    seconds = _fit(objective, stream, out, options, identity, probing)
+    return Job(corpus, backbone, objective, training, held_out, identity, parent, start, follow)
+
+
+def _finish(
+    job: Job,
+    kept: Objective,
+    costs: dict[str, Any],
+    probing: Probing | None,
+    out: Path,
+    options: TrainOptions,
+    places: Sequence[Path | str],
+    ratios: Sequence[float] | None,
+) -> None:
+    """Figures on held-out samples, weights, card; then the checkpoints go."""
+    corpus, parent = job.corpus, job.parent
     if parent is None:
         corpus = Merged([_when_complete(place) for place in places], ratios)
         parent = corpus.parent()
-    affine = np.array(corpus.entry(0)["affine"])
+    channels, d, h, w = corpus.image_shape
     about = Weights(
-        backbone.name,
-        (shape[0], shape[1], shape[2]),
-        spacing_of(affine),
+        job.backbone.name,
+        (d, h, w),
+        spacing_of(np.array(corpus.entry(0)["affine"])),
         channels,
         options.objective,
-        {
-            **asdict(options),
-            "seconds": round(seconds, 1),
-            "volumes_per_second": round(options.steps * options.batch_size / max(seconds, 1e-3), 1),
-        },
-        _figures(objective, corpus, held_out) | (probing.summary() if probing else {}),
+        {**asdict(options), **costs},
+        _figures(kept, corpus, job.held_out) | (probing.summary() if probing else {}),
         parent,
-        options=backbone.word.partition(":")[2],
-        start=start.record() if start else None,
+        options=job.backbone.word.partition(":")[2],
+        start=job.start.record() if job.start else None,
     )
-    save_weights(out, objective.backbone, about)
+    save_weights(out, kept.backbone, about)
     remove_folder(out / "checkpoints")
-    return about
 
 
-def _stream(
-    corpus: Merged, options: TrainOptions, training: npt.NDArray[np.int64], follow: bool, objective: Objective
-) -> Stream:
+def make_stream(job: Job, options: TrainOptions, here: World) -> Stream:
     """Batches to train on. With a GPU they are prepared there, ahead; a CPU has no idle part to do it."""
     on_gpu = torch.cuda.is_available()
     return Stream(
-        corpus,
+        job.corpus,
         options.batch_size,
         options.seed,
-        training,
-        labels=objective.labels,
-        device="cuda" if on_gpu else "cpu",
-        transform=objective.prepare if on_gpu else None,
-        follow=follow,
+        job.training,
+        here.rank,
+        here.size,
+        labels=job.objective.labels,
+        device=f"cuda:{here.local_rank}" if on_gpu else "cpu",
+        transform=job.objective.prepare if on_gpu else None,
+        follow=job.follow,
     )
 
 
@@ -239,7 +221,7 @@ def _probing(
         return None
     every = options.probe_every or max(1, math.ceil(options.steps / TIMES))
     looks = 1 + math.ceil(options.steps / every)
-    samples = options.probe_samples or affordable(options.steps * options.batch_size, looks)
+    samples = options.probe_samples or affordable(options.steps * options.volumes_a_step, looks)
     probe = Probe(corpus, training, held_out, samples)
     return Probing(probe, every, options.steps, options.seed)
 
@@ -256,17 +238,6 @@ def _when_complete(place: Path | str, patience: float = PATIENCE_S) -> Corpus:
             raise UserError(f"corpus '{place}' was not finished within {patience:g} s after training; run this again")
         time.sleep(1)
     return Corpus(place)
-
-
-def _check(options: TrainOptions) -> None:
-    for name, value in (("steps", options.steps), ("batch-size", options.batch_size)):
-        if value < 1:
-            raise UserError(f"--{name} is {value}; expected 1 or more")
-    for name, number, least in (("every", options.probe_every, 0), ("samples", options.probe_samples, 2)):
-        if number is not None and number < least:
-            raise UserError(f"--probe-{name} is {number}; expected {least} or more")
-    if not 0 < options.learning_rate < 1:
-        raise UserError(f"--learning-rate is {options.learning_rate}; expected a number between 0 and 1")
 
 
 def _finished(out: Path, options: TrainOptions, parent: dict[str, Any]) -> Weights | None:
@@ -287,43 +258,58 @@ def _finished(out: Path, options: TrainOptions, parent: dict[str, Any]) -> Weigh
 
 
 def _fit(
-    objective: Objective, stream: Stream, out: Path, options: TrainOptions, identity: str, probing: Probing | None
-) -> float:
-    """Run the steps that are left; returns seconds taken now."""
-    checkpoints = out / "checkpoints"
-    last = checkpoints / f"{identity[:12]}-last.ckpt"
+    job: Job, out: Path, options: TrainOptions, loggers: Sequence[str], here: World
+) -> tuple[Objective, dict[str, Any], Probing | None]:
+    """Run the steps that are left; returns the objective to keep, what the run took, and what looked at it."""
+    last = out / "checkpoints" / f"{job.identity[:12]}-last.ckpt"
+    stream = make_stream(job, options, here)
+    feed = Feed(stream, options.steps * options.accumulate)
+    probing = _probing(job.corpus, options, job.training, job.held_out) if here.first else None
+    module = Pretraining(job.objective, options, prepared=stream.transform is not None)
+    meter = Meter(feed, options)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips and hardware lines
+    title = f"pretrain {options.backbone} {options.objective}"
+    with progress_bar(title, "steps", here.first) as show, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice about loader workers and loggers does not apply
+        trainer = lightning.Trainer(
+            max_steps=options.steps,
+            max_epochs=-1,
+            accelerator="auto",
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            callbacks=[meter, ShowProgress(show, options.steps), *([probing] if probing else []), _saver(last)],
+            log_every_n_steps=meter.every,
+            accumulate_grad_batches=options.accumulate,
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+            logger=make_loggers(loggers, out, step_of(last), here.first),
+            gradient_clip_val=GRADIENT_NORM,
+            **here.for_lightning(),
+        )
+        try:
+            trainer.fit(module, feed, ckpt_path=str(last) if last.exists() else None)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C; ours is given by the front door
+            raise KeyboardInterrupt from error
+    return module.kept, meter.summary(), probing
+
+
+def _saver(last: Path) -> ModelCheckpoint:
     saver = ModelCheckpoint(
-        checkpoints,
-        filename=f"{identity[:12]}-step",
+        last.parent,
+        filename=last.stem.replace("-last", "-step"),
         every_n_train_steps=CHECKPOINT_STEPS,
         save_last=True,
         save_top_k=1,
         enable_version_counter=False,
     )
     saver.CHECKPOINT_NAME_LAST = last.stem
-    module = Pretraining(objective, options, prepared=stream.transform is not None)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips and hardware lines
-    started = time.perf_counter()
-    with progress_bar(f"pretrain {options.backbone} {options.objective}", "steps") as show, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice about loader workers and loggers does not apply
-        trainer = lightning.Trainer(
-            max_steps=options.steps,
-            max_epochs=-1,
-            accelerator="auto",
-            devices=1,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            callbacks=[saver, ShowProgress(show, options.steps), *([probing] if probing else [])],
-            log_every_n_steps=10,
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-            logger=CSVLogger(out, name="log", version=0),
-            gradient_clip_val=GRADIENT_NORM,
-        )
-        try:
-            trainer.fit(module, stream, ckpt_path=str(last) if last.exists() else None)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C; ours is given by the front door
-            raise KeyboardInterrupt from error
-    return time.perf_counter() - started
+    return saver
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was written after; 0 where there is none."""
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"])
 
 
 @torch.no_grad()

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, unit: str = "volumes") -> Iterator[Callable[..., None]]:
+def progress_bar(title: str, unit: str = "volumes", shown: bool = True) -> Iterator[Callable[..., None]]:
     """A function to call with (done, total) and, if there is more to say, a note such as the loss. On a terminal a
-    live bar, else one line every ten seconds."""
+    live bar, else one line every ten seconds; nothing where another process of the same work has it ``shown``."""
+    if not shown:
+        yield lambda done, total, note="": None
+        return
     with _rich_bar(title, unit) if sys.stderr.isatty() else _plain_lines(title, unit) as update:
         yield update
 

@@ -87,6 +87,15 @@ def diffusion(out: Path, anatomies: Path | None, repeats: int, size: int, only: 
     return _shown(rows, results, benchmark.sentences(results["ratios"]), out)
 
 
+def train(out: Path, anatomies: Path | None, repeats: int, size: int, only: tuple[str, ...]) -> int:
+    """Training steps beside MONAI's: see :mod:`benchmarks.speed.train`."""
+    from benchmarks.speed import train as benchmark
+
+    _, results = _begin("train", anatomies)
+    rows = _written(measure_groups(pick(benchmark.rows(size), only), repeats, _say), results, benchmark.ratios, out)
+    return _shown(rows, results, benchmark.sentences(results["ratios"]), out)
+
+
 def pick(rows: list[Row], only: tuple[str, ...]) -> list[Row]:
     """The rows whose name, group or kind holds one of the words (case apart); all without words.
 
@@ -167,4 +176,5 @@ BENCHMARKS: dict[str, Callable[[Path, Path | None, int, int, tuple[str, ...]], i
     "stream": stream,
     "corpus": corpus,
     "diffusion": diffusion,
+    "train": train,
 }

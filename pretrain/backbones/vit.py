@@ -54,6 +54,26 @@ class ViTOptions:
 PLAIN = ViTOptions()
 
 
+FEW_TOKENS = 512  # where computing attention's N × N weights twice takes less than the fused kernel's backward pass
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Softmax attention of ``[B, heads, N, e]`` each, whose N × N weights are never kept.
+
+    Where a CPU trains in bfloat16 on few tokens, by plain products that are computed again in the backward pass: torch
+    2.13's fused kernel is slower there.
+    """
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[2] <= FEW_TOKENS and torch.is_grad_enabled():
+        made: torch.Tensor = checkpoint(_plain_attention, q, k, v, use_reentrant=False, preserve_rng_state=False)
+        return made
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    weights = torch.softmax((q * q.shape[3] ** -0.5) @ k.transpose(2, 3), -1)
+    return weights.to(v.dtype) @ v
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: attention through scaled_dot_product_attention, then a 4× GELU MLP."""
 
@@ -78,7 +98,7 @@ class Block(nn.Module):
         if rotation is not None:
             before = n - rotation[0].shape[-2]
             q, k = (torch.cat([x[:, :, :before], rotate(x[:, :, before:], *rotation)], dim=2) for x in (q, k))
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, e)
+        attended = attention(q, k, v).transpose(1, 2).reshape(b, n, e)
         return self.proj(attended)
 
     @staticmethod
