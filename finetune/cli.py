@@ -21,6 +21,11 @@ def run(
     folds: int = 5,
     labels: int | None = None,
     test_site: str | None = None,
+    splits: Path | None = None,
+    fold_by: Literal["participant", "site"] = "participant",
+    columns: tuple[str, ...] = (),
+    values: tuple[str, ...] = (),
+    visits: Literal["first", "last", "all"] = "first",
     split: Path | None = None,
     epochs: int = 30,
     learning_rate: float = 1e-3,
@@ -28,7 +33,7 @@ def run(
     """Take weights through a task on a cohort: cross-validated by person, or tested on a held-out site.
 
     Scans are brought to canonical orientation, boxed around the head, resampled to the weights' grid and normalised
-    here. Writes results.json and predictions.tsv; what an interrupted run finished is kept.
+    here. Writes results.json, predictions.tsv and splits.tsv; what an interrupted run finished is kept.
 
     Args:
         task: ad, pd or age.
@@ -43,11 +48,18 @@ def run(
         folds: of the cross-validation by person.
         labels: learn from at most so many people.
         test_site: test on this site alone and on a part of the others; never learn from it.
-        split: TSV with participant_id and split (train or test) instead of cross-validation.
+        splits: TSV with participant_id and split (train and test, or fold-1, fold-2…) instead of cross-validation, such
+            as the splits.tsv of another run.
+        fold_by: site keeps every site whole within one fold.
+        columns: names of the cohort's columns, such as diagnosis=DX_bl,age=AGE; or a ready map or YAML file, such as adni.
+        values: meanings of its values, such as HC=CN,Dementia=AD,sex:1=M (0 is CN).
+        visits: which scans of people with several sessions; all keeps everybody's on one side.
+        split: older name of splits.
         epochs: of full fine-tuning.
         learning_rate: of full fine-tuning.
     """
     from finetune.cohort import load_cohort
+    from finetune.columns import column_map
     from finetune.heads import FineTuning
     from finetune.protocol import Arm, Protocol, controls, run_experiment
     from finetune.tasks import find_task
@@ -58,7 +70,7 @@ def run(
             raise UserError(f"--{name} is {value}; expected {8 if name == 'labels' else 1} or more")
     if not spacing > 0:
         raise UserError(f"--spacing is {spacing}; expected mm above 0")
-    people = load_cohort(cohort)
+    people = load_cohort(cohort, column_map(columns, values), visits)
     chosen = find_task(task)
     arms = []
     for word in weights:
@@ -70,7 +82,8 @@ def run(
         folds,
         labels,
         test_site,
-        split=split,
+        split=splits or split,
+        fold_by=fold_by,
         grid=(shape, (spacing,) * 3),
         fine_tuning=FineTuning(epochs=epochs, learning_rate=learning_rate),
     )
@@ -102,8 +115,9 @@ def table(results: dict[str, Any]) -> str:
         else "real people"
     )
     trained = "–".join(map(str, sorted({results["train_people"][0], results["train_people"][-1]})))
+    scans = f" ({about['scans']} scans)" if "scans" in about else ""
     lines = [
-        f"{results['title']}: {about['people']} people of {about['name']} ({kind}); learnt from {trained} at a time"
+        f"{results['title']}: {about['people']} people{scans} of {about['name']} ({kind}); learnt from {trained} at a time"
     ]
     for test_set, count in results["test_sets"].items():
         lines.append(f"  {test_set} ({count} tested)")

@@ -45,22 +45,34 @@ CLASSIFICATION: dict[str, Callable[[Floats, Floats], float]] = {
 REGRESSION: dict[str, Callable[[Floats, Floats], float]] = {"mae_years": mean_absolute_error}
 
 
-def with_interval(metric: Callable[[Floats, Floats], float], target: Floats, predictions: Floats) -> dict[str, float]:
+def with_interval(
+    metric: Callable[[Floats, Floats], float],
+    target: Floats,
+    predictions: Floats,
+    people: npt.NDArray[np.int64] | None = None,
+) -> dict[str, float]:
     """Mean over seeds and its 95 % bootstrap interval over participants and seeds (both drawn with replacement).
 
     Args:
         metric: of (target ``[n]``, prediction ``[n]``).
         target: ``[n]``.
         predictions: ``[seeds, n]``.
+        people: ``[n]`` whose each scan is, where some have several: people are drawn, with all their scans.
     """
     values = _bootstrap(
-        lambda who, seeds: _mean(metric, target[who], predictions[seeds][:, who]), target, len(predictions)
+        lambda who, seeds: _mean(metric, target[who], predictions[seeds][:, who]), target, len(predictions), people
     )
     low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return {"value": _mean(metric, target, predictions), "low": float(low), "high": float(high)}
 
 
-def gain(metric: Callable[[Floats, Floats], float], target: Floats, ours: Floats, other: Floats) -> dict[str, float]:
+def gain(
+    metric: Callable[[Floats, Floats], float],
+    target: Floats,
+    ours: Floats,
+    other: Floats,
+    people: npt.NDArray[np.int64] | None = None,
+) -> dict[str, float]:
     """How much better ours is than other (AUC gained, years of error saved), paired by participant (and by seed where both have as many), with its interval."""
 
     sign = -1.0 if metric is mean_absolute_error else 1.0
@@ -71,7 +83,7 @@ def gain(metric: Callable[[Floats, Floats], float], target: Floats, ours: Floats
             _mean(metric, target[who], ours[seeds][:, who]) - _mean(metric, target[who], other[theirs][:, who])
         )
 
-    values = _bootstrap(difference, target, len(ours))
+    values = _bootstrap(difference, target, len(ours), people)
     low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     value = sign * (_mean(metric, target, ours) - _mean(metric, target, other))
     return {"value": value, "low": float(low), "high": float(high)}
@@ -82,8 +94,17 @@ def _mean(metric: Callable[[Floats, Floats], float], target: Floats, predictions
 
 
 def _bootstrap(
-    statistic: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float], target: Floats, seeds: int
+    statistic: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
+    target: Floats,
+    seeds: int,
+    people: npt.NDArray[np.int64] | None = None,
 ) -> Floats:
     rng = rng_for(0, len(target), "bootstrap")
-    draws = [(rng.integers(0, len(target), len(target)), rng.integers(0, seeds, seeds)) for _ in range(DRAWS)]
+    everybody = np.arange(len(target)) if people is None else people
+    _, whose = np.unique(everybody, return_inverse=True)
+    count = int(whose.max()) + 1
+    draws = [(rng.integers(0, count, count), rng.integers(0, seeds, seeds)) for _ in range(DRAWS)]
+    if count < len(target):
+        rows = [np.flatnonzero(whose == person) for person in range(count)]
+        draws = [(np.concatenate([rows[person] for person in drawn]), which) for drawn, which in draws]
     return np.array([statistic(who, which) for who, which in draws])

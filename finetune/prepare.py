@@ -9,13 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.cohort import Cohort
-from synth.nifti import Grid, head_middle, read_scan, resample
+from synth.nifti import Grid, head_middle, read_scan, resample, voxel_digest
 
 
 def prepare(
-    cohort: Cohort, participants: list[str], grid: Grid, show: Callable[[int, int], None]
+    cohort: Cohort,
+    participants: list[str],
+    grid: Grid,
+    show: Callable[[int, int], None],
+    digests: dict[str, str] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Images ``[N, 1, D, H, W]`` float32, about [0, 1], of ``participants`` in order, on ``grid`` (shape, spacing in mm).
+
+    Args:
+        cohort: the people.
+        participants: rows of its table.
+        grid: voxels and their size.
+        show: told how many are done, of how many.
+        digests: filled, if given, with each row's digest of the voxels as they came, by which copies are known.
 
     Raises:
         UserError: a scan that cannot be read, is not 3-D or is empty; it is named.
@@ -23,6 +34,8 @@ def prepare(
 
     def one(name: str) -> npt.NDArray[np.float32]:
         image, affine, centre = _load(cohort, name)
+        if digests is not None:
+            digests[name] = voxel_digest(image)
         return resample(image, affine, centre, grid)
 
     images = []

@@ -14,18 +14,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from finetune.cohort import Cohort, refuse_leak
+from finetune.cohort import Cohort
 from finetune.heads import FineTuning, full_predict, linear_predict
+from finetune.layouts import Layout, layouts
+from finetune.leaks import refuse_leak, refuse_twins
 from finetune.metrics import CLASSIFICATION, REGRESSION, gain, with_interval
 from finetune.prepare import Grid, prepare
-from finetune.splits import Split, folds, pick_labels, read_split, site_split, stratify
+from finetune.split_files import Rows, write_splits
+from finetune.splits import Persons, Split
 from finetune.tasks import Task, participants_of
 from synth.errors import UserError
 from synth.storage import write_atomically
 
 Floats = npt.NDArray[np.float64]
 Mode = Literal["frozen", "full"]
-CROSS_VALIDATION, SAME_SITES, HELD_OUT_SITE, TEST = "cross-validation", "same site", "held-out site", "test"
 FORMAT_VERSION = 1
 
 
@@ -50,7 +52,8 @@ class Protocol:
         labels: at most so many labelled people to learn from; all if None.
         test_site: people of this site are only tested on.
         test_share: with ``test_site``, share of the other sites kept for testing too.
-        split: a TSV with participant_id and split.
+        split: a TSV with participant_id and split (:func:`finetune.split_files.read_splits`).
+        fold_by: folds of participants, or of whole sites.
         grid: volumes' (shape, spacing in mm) for arms without weights.
         fine_tuning: of full arms.
     """
@@ -61,53 +64,9 @@ class Protocol:
     test_site: str | None = None
     test_share: float = 0.4
     split: Path | None = None
+    fold_by: Literal["participant", "site"] = "participant"
     grid: Grid = ((40, 48, 40), (4.0, 4.0, 4.0))
     fine_tuning: FineTuning = field(default_factory=FineTuning)
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """One seed's training and test people: every (name of the test set, split)."""
-
-    splits: list[tuple[str, Split]]
-
-
-def layouts(cohort: Cohort, task: Task, people: list[str], target: Floats, protocol: Protocol) -> list[Layout]:
-    """What is trained and tested in each seed. Raises UserError for a split that cannot be made."""
-    classes = task.is_classification
-
-    def labelled(pool: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-        return pool if protocol.labels is None else pick_labels(pool, target, classes, protocol.labels, seed)
-
-    seeds = range(protocol.seeds)
-    if protocol.split is not None:
-        fixed = read_split(protocol.split, people)
-        return [Layout([(TEST, Split(labelled(fixed.train, seed), fixed.test))]) for seed in seeds]
-    if protocol.test_site is not None:
-        here, away = site_split(cohort, people, protocol.test_site)
-        pool, kept = _share(here, target, classes, protocol.test_share)
-        return [
-            Layout(
-                [(SAME_SITES, Split(labelled(pool, seed), kept)), (HELD_OUT_SITE, Split(labelled(pool, seed), away))]
-            )
-            for seed in seeds
-        ]
-    smallest = int(np.bincount(stratify(target, classes)).min())
-    if not 2 <= protocol.folds <= smallest:
-        raise UserError(
-            f"--folds is {protocol.folds}; expected 2 to {smallest} for the {len(people)} people of this task"
-        )
-    made = []
-    for seed in seeds:
-        parts = folds(target, classes, protocol.folds, seed)
-        made.append(Layout([(CROSS_VALIDATION, Split(labelled(part.train, seed), part.test)) for part in parts]))
-    return made
-
-
-def _share(here: npt.NDArray[np.int64], target: Floats, classes: bool, share: float) -> tuple[Any, Any]:
-    """(training pool, kept for testing), the same for every seed, so that seeds differ in labels alone."""
-    kept = pick_labels(here, target, classes, round(share * len(here)), seed=2**31)
-    return np.setdiff1d(here, kept), kept
 
 
 def run_experiment(
@@ -121,7 +80,7 @@ def run_experiment(
     started = time.perf_counter()
     people, target = participants_of(task, cohort)
     plan = layouts(cohort, task, people, target, protocol)
-    bench = Bench(cohort, task, people, target, protocol, out)
+    bench = Bench(cohort, task, people, target, protocol, out, plan)
     for arm in arms:
         bench.check(arm)
     bench.refuse_other_results()
@@ -142,12 +101,13 @@ def run_experiment(
         "protocol": _plain(protocol),
         "fingerprint": bench.fingerprint,
         "test_sets": {name: len(next(iter(predictions.values()))[name][0]) for name in bench.tested(plan[0])},
-        "train_people": sorted({len(split.train) for layout in plan for _, split in layout.splits}),
+        "train_people": sorted({len(set(bench.who[split.train])) for layout in plan for _, split in layout.splits}),
         "arms": [summarise(arm, task, predictions, target, bench, plan[0]) for arm in arms],
         "anchors": anchors(cohort, task),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    _write_predictions(out / "predictions.tsv", people, target, predictions, bench.tested(plan[0]))
+    write_splits(out / "splits.tsv", Rows(cohort, task, people, target), [layout.pool for layout in plan])
+    _write_predictions(out / "predictions.tsv", cohort, people, target, predictions, bench.tested(plan[0]))
     write_atomically(out / "results.json", json.dumps(results, indent=2))
     return results
 
@@ -156,13 +116,24 @@ class Bench:
     """One task on one cohort: prepares images once per grid, runs an arm on a layout, keeps what is done."""
 
     def __init__(
-        self, cohort: Cohort, task: Task, people: list[str], target: Floats, protocol: Protocol, out: Path
+        self,
+        cohort: Cohort,
+        task: Task,
+        people: list[str],
+        target: Floats,
+        protocol: Protocol,
+        out: Path,
+        plan: Sequence[Layout] = (),
     ) -> None:
         self.cohort, self.task, self.people, self.target = cohort, task, people, target
-        self.protocol, self.out = protocol, out
+        self.protocol, self.out, self.plan = protocol, out, plan
+        self.who = Persons(cohort.people(people)).of_rows
         self._features: dict[Any, npt.NDArray[Any]] = {}
         self._images: dict[Grid, npt.NDArray[np.float32]] = {}
-        content = [_plain(protocol), task.name, people, target.tolist(), cohort.name]
+        content: list[Any] = [_known_before(protocol), task.name, people, target.tolist(), cohort.name]
+        content += [cohort.choices()] if cohort.choices() else []
+        if protocol.split is not None:  # the same name may hold another split tomorrow
+            content.append(protocol.split.read_text(errors="replace"))
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def check(self, arm: Arm) -> None:
@@ -172,9 +143,14 @@ class Bench:
 
         if arm.weights is not None:
             for corpus in read_config(arm.weights).corpora():
-                refuse_leak(self.cohort, corpus, str(arm.weights))
+                refuse_leak(self.cohort, corpus, str(arm.weights), self.tested_people())
         elif not arm.control:
             make_backbone(arm.backbone, self.protocol.grid[0])
+
+    def tested_people(self) -> set[str] | None:
+        """Participants who are tested in some split; None, which is everybody, without a plan."""
+        tested = {self.people[at] for layout in self.plan for _, split in layout.splits for at in split.test}
+        return set(self.cohort.people(tested)) if self.plan else None
 
     def refuse_other_results(self) -> None:
         """Raise UserError when ``out`` holds results of another experiment."""
@@ -254,7 +230,11 @@ class Bench:
             from synth.progress import progress_bar
 
             with progress_bar(f"prepare {self.cohort.name}", "scans") as show:
-                self._images[grid] = prepare(self.cohort, self.people, grid, show)
+                digests: dict[str, str] = {}
+                images = prepare(self.cohort, self.people, grid, show, digests)
+            splits = (split for layout in self.plan for _, split in layout.splits)
+            refuse_twins(self.cohort, self.people, digests, splits)
+            self._images[grid] = images
         return self._images[grid]
 
     def features(self, arm: Arm, seed: int) -> npt.NDArray[Any]:
@@ -319,12 +299,12 @@ def summarise(
     metrics = CLASSIFICATION if task.is_classification else REGRESSION
     rows: dict[str, Any] = {}
     for name, who in bench.tested(layout).items():
-        ours = predictions[arm.name][name]
-        rows[name] = {metric: with_interval(function, target[who], ours) for metric, function in metrics.items()}
+        ours, whose = predictions[arm.name][name], bench.who[who]
+        rows[name] = {metric: with_interval(function, target[who], ours, whose) for metric, function in metrics.items()}
         scratch = predictions.get(f"{arm.backbone}, scratch")
         if scratch is not None and not arm.control and arm.name != f"{arm.backbone}, scratch":
             main = next(iter(metrics))
-            rows[name]["gain_over_scratch"] = gain(metrics[main], target[who], ours, scratch[name])
+            rows[name]["gain_over_scratch"] = gain(metrics[main], target[who], ours, scratch[name], whose)
     return {
         "name": arm.name,
         "mode": "control" if arm.control else arm.mode,
@@ -360,7 +340,9 @@ def describe_cohort(cohort: Cohort, people: list[str], target: Floats, task: Tas
     about: dict[str, Any] = {
         "name": cohort.name,
         "simulated": cohort.simulated,
-        "people": len(people),
+        "people": len(set(cohort.people(people))),
+        **({"scans": len(people)} if cohort.persons else {}),
+        **cohort.choices(),
         "parents": cohort.parents,
     }
     if task.is_classification:
@@ -381,19 +363,28 @@ def _plain(protocol: Protocol) -> dict[str, Any]:
     }
 
 
+def _known_before(protocol: Protocol) -> dict[str, Any]:
+    """The protocol as earlier versions knew it, so that what they left unfinished goes on."""
+    return {name: value for name, value in _plain(protocol).items() if (name, value) != ("fold_by", "participant")}
+
+
 def _write_predictions(
     path: Path,
+    cohort: Cohort,
     people: list[str],
     target: Floats,
     predictions: dict[str, dict[str, Floats]],
     tested: dict[str, npt.NDArray[np.int64]],
 ) -> None:
-    lines = ["participant_id\ttest_set\ttarget\tarm\tseed\tprediction"]
+    """One row a prediction; where people have several rows the scan's name stands last."""
+    lines = ["participant_id\ttest_set\ttarget\tarm\tseed\tprediction" + ("\tscan" if cohort.persons else "")]
+    names = cohort.people(people)
     for arm, sets in predictions.items():
         for name, seeds in sets.items():
             for seed, values in enumerate(seeds):
                 lines += [
-                    f"{people[who]}\t{name}\t{target[who]:g}\t{arm}\t{seed}\t{value:.6g}"
+                    f"{names[who]}\t{name}\t{target[who]:g}\t{arm}\t{seed}\t{value:.6g}"
+                    + (f"\t{people[who]}" if cohort.persons else "")
                     for who, value in zip(tested[name], values, strict=True)
                 ]
     path.parent.mkdir(parents=True, exist_ok=True)

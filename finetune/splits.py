@@ -1,9 +1,9 @@
-"""Who is trained on and who is tested: by participant, by site, or as a file says."""
+"""Who is trained on and who is tested: by participant or by site, stratified."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,36 @@ class Split:
         both = np.intersect1d(self.train, self.test)
         if both.size:
             raise UserError(f"{both.size} participant(s) are in train and test; expected each on one side only")
+
+
+class Persons:
+    """Whose the rows of a task are. Splits are made of persons, so that all scans of one stay on one side.
+
+    Args:
+        people: participant of each row.
+    """
+
+    def __init__(self, people: Sequence[str]) -> None:
+        self.names = list(dict.fromkeys(people))
+        place = {name: position for position, name in enumerate(self.names)}
+        self.of_rows = np.array([place[name] for name in people], np.int64)
+        """Position in ``names`` of each row's person."""
+
+    def target(self, target: npt.NDArray[np.float64], classification: bool) -> npt.NDArray[np.float64]:
+        """One target a person: a patient at any visit is a patient; of numbers the first visit's."""
+        first = np.array([np.flatnonzero(self.of_rows == who)[0] for who in range(len(self.names))], np.int64)
+        own = target[first] if len(first) else np.zeros(0)
+        if classification:
+            np.maximum.at(own, self.of_rows, target)
+        return own
+
+    def rows(self, persons: Ints) -> Ints:
+        """Positions of every row of these persons, in order."""
+        return np.flatnonzero(np.isin(self.of_rows, persons))
+
+    def split(self, train: Ints, test: Ints) -> Split:
+        """The split of rows that a split of persons is."""
+        return Split(self.rows(train), self.rows(test))
 
 
 def stratify(target: npt.NDArray[np.float64], classification: bool) -> Ints:
@@ -61,43 +91,54 @@ def pick_labels(pool: Ints, target: npt.NDArray[np.float64], classification: boo
     return np.sort(np.array([who for queue, n in zip(queues, counts, strict=True) for who in queue[:n]], np.int64))
 
 
+def sites_of(cohort: Cohort, rows: list[str], option: str) -> npt.NDArray[np.object_]:
+    """Site of each row. Raises UserError without a column site, or for a person whose scans are of several sites."""
+    if "site" not in cohort.table.columns:
+        raise UserError(
+            f"cohort '{cohort.name}' has no column site, which {option} needs; --columns site=NAME names it"
+        )
+    sites = cohort.table.loc[rows, "site"].astype(str).to_numpy(object)
+    seen: dict[str, str] = {}
+    for person, site in zip(cohort.people(rows), sites, strict=True):
+        if seen.setdefault(person, site) != site:
+            raise UserError(
+                f"participant {person} of cohort '{cohort.name}' was scanned at {seen[person]} and {site}, and would be "
+                f"on both sides of {option}; use --visits first"
+            )
+    return sites
+
+
+def site_folds(
+    target: npt.NDArray[np.float64], classification: bool, sites: npt.NDArray[np.object_], count: int, seed: int
+) -> list[Split]:
+    """Cross-validation over whole sites, strata spread as evenly as sites allow (scikit-learn's StratifiedGroupKFold).
+
+    Raises:
+        UserError: fewer than two sites, or a fold that leaves nobody, or nobody of a class, to learn from.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    known = len(set(sites))
+    if known < 2:
+        raise UserError(f"--fold-by site needs two sites or more; everybody is of '{sites[0]}'")
+    strata = stratify(target, classification)
+    parts = StratifiedGroupKFold(min(count, known), shuffle=True, random_state=seed).split(sites, strata, sites)
+    made = [Split(train.astype(np.int64), test.astype(np.int64)) for train, test in parts]
+    made = [part for part in made if len(part.test)]
+    for part in made:
+        if not len(part.train) or (classification and len(np.unique(target[part.train])) < 2):
+            names = ", ".join(sorted(set(map(str, sites[part.test]))))
+            raise UserError(
+                f"without site {names} there is nobody of one class to learn from; use --fold-by participant"
+            )
+    return made
+
+
 def site_split(cohort: Cohort, participants: list[str], test_site: str) -> tuple[Ints, Ints]:
     """(positions elsewhere, positions at ``test_site``). Raises UserError when there is no such site, or no other."""
-    if "site" not in cohort.table.columns:
-        raise UserError(f"cohort '{cohort.name}' has no column site, which --test-site needs")
-    sites = cohort.table.loc[participants, "site"].astype(str).to_numpy()
+    sites = sites_of(cohort, participants, "--test-site")
     if test_site not in sites or (sites == test_site).all():
         raise UserError(
             f"--test-site is '{test_site}'; expected one of several sites, there are {', '.join(sorted(set(sites)))}"
         )
     return np.flatnonzero(sites != test_site), np.flatnonzero(sites == test_site)
-
-
-def read_split(path: Path, participants: list[str]) -> Split:
-    """A fixed split from a TSV with columns participant_id and split (train or test).
-
-    Raises:
-        UserError: no such file or columns, a participant in train and test, a side left empty.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise UserError(f"there is no split file '{path}'; expected a TSV with participant_id and split")
-    table = pd.read_csv(path, sep="\t", dtype=str)
-    if not {"participant_id", "split"} <= set(table.columns):
-        raise UserError(
-            f"split file '{path}' has columns {', '.join(table.columns)}; expected participant_id and split"
-        )
-    sides = {side: set(table.loc[table["split"] == side, "participant_id"]) for side in ("train", "test")}
-    both = sorted(sides["train"] & sides["test"])
-    if both:
-        raise UserError(
-            f"split file '{path}' has {both[0]} in train and test; expected each participant on one side only"
-        )
-    positions = {
-        side: np.array([i for i, name in enumerate(participants) if name in names], np.int64)
-        for side, names in sides.items()
-    }
-    if not len(positions["train"]) or not len(positions["test"]):
-        raise UserError(f"split file '{path}' leaves train or test empty of this task's participants")
-    return Split(positions["train"], positions["test"])

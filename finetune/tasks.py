@@ -45,7 +45,7 @@ def find_task(name: str) -> Task:
 
 
 def participants_of(task: Task, cohort: Cohort) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """(participants, target) of a task: CN and patients (0, 1), or healthy people's ages in years.
+    """(rows, target) of a task, rows being participants, or scans where all visits take part: CN and patients (0, 1), or healthy people's ages in years.
 
     Raises:
         UserError: the column is missing, too few people of a class, an age that is no number.
@@ -54,23 +54,25 @@ def participants_of(task: Task, cohort: Cohort) -> tuple[list[str], npt.NDArray[
     if task.column not in table.columns:
         raise UserError(
             f"cohort '{cohort.name}' has no column {task.column}, which task {task.name} needs; "
-            f"its columns are {', '.join(map(str, list(table.columns)[:12]))}"
+            f"--columns {task.column}=NAME names it, its columns are {', '.join(map(str, list(table.columns)[:12]))}"
         )
     if task.is_classification:
         chosen = table[table["diagnosis"].isin(["CN", task.positive])]
         target = (chosen["diagnosis"] == task.positive).to_numpy().astype(np.float64)
         for value, word in ((0, "CN"), (1, task.positive)):
-            if (target == value).sum() < 4:
+            count = len(set(cohort.people(str(name) for name in chosen.index[target == value])))
+            if count < 4:
                 found = ", ".join(f"{k} {v}" for k, v in table["diagnosis"].value_counts().items())
                 raise UserError(
-                    f"cohort '{cohort.name}' has {int((target == value).sum())} people with diagnosis {word}, "
+                    f"cohort '{cohort.name}' has {count} people with diagnosis {word}, "
                     f"expected at least 4 (it holds {found})"
                 )
         return [str(name) for name in chosen.index], target
     healthy = table[table["diagnosis"] == "CN"] if "diagnosis" in table.columns else table
     ages = _numbers(healthy, "age", cohort.name)
-    if len(ages) < 8:
-        raise UserError(f"cohort '{cohort.name}' has {len(ages)} healthy people with an age; expected at least 8")
+    count = len(set(cohort.people(str(name) for name in healthy.index)))
+    if count < 8:
+        raise UserError(f"cohort '{cohort.name}' has {count} healthy people with an age; expected at least 8")
     return [str(name) for name in healthy.index], ages
 
 

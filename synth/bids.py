@@ -141,6 +141,13 @@ def data_set_name(folder: Path) -> str:
     return str(read_json(folder / DESCRIPTION).get("Name", folder.resolve().name))
 
 
+def stated_name(folder: Path) -> str:
+    """``Name`` that real people's data set gives itself; empty where it gives none, or where the people are simulated."""
+    if (folder / SIMULATED_PARENT).is_file():
+        return ""
+    return str(read_json(folder / DESCRIPTION).get("Name") or "").strip()
+
+
 def licence_of(folder: Path) -> str:
     """``License`` of dataset_description.json, else ``not stated``. Raises UserError when it leads out of the folder."""
     return str(read_json(inside(folder, DESCRIPTION)).get("License") or "not stated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def read_scan(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     affine = np.asarray(image.affine, np.float64)
     _check_spacing(affine, path)
     return np.minimum(data / top, 1.5), affine
+
+
+def voxel_digest(image: npt.NDArray[np.float32]) -> str:
+    """sha256 of an image ``[D, H, W]`` as :func:`read_scan` gives it: the same for copies of a scan under another name,
+    with another header, in another data type, or stored along other axes."""
+    whole = np.ascontiguousarray(image, "<f4")
+    return hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest()
 
 
 def _check_spacing(affine: npt.NDArray[np.float64], path: Path) -> None:

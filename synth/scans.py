@@ -23,13 +23,14 @@ from synth.bids import (
     read_json,
     read_participants,
     read_table,
+    stated_name,
     with_our_names,
 )
 from synth.covariates import covariates_of
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.labelmap_options import checked_shape, checked_spacing
-from synth.nifti import head_middle, read_scan, resample
+from synth.nifti import head_middle, read_scan, resample, voxel_digest
 from synth.sample import Covariate, Sample, centred_affine
 
 READERS = 4  # threads that check scans before anything is made
@@ -179,7 +180,10 @@ class Scans(Generator):
         licence = licence_of(self.folder)
         with ThreadPoolExecutor(READERS) as pool:
             checksums = list(pool.map(self._check, self.names))
-        found = _parents_of("scan", self.names, checksums, licence)
+        found = _parents_of("scan", self.names, [file for file, _ in checksums], licence)
+        data_set = stated_name(self.folder)
+        for parent, (_, voxels) in zip(found, checksums, strict=True):  # by these a copy, or another visit, is known
+            parent |= {"voxels": voxels, **({"data_set": data_set} if data_set else {})}
         found += _parents_of("table", self.tables, [sha256_of(inside(self.folder, t)) for t in self.tables], licence)
         simulated = inside(self.folder, SIMULATED_PARENT)
         if simulated.is_file():
@@ -191,12 +195,12 @@ class Scans(Generator):
             found += strip_parents()
         return found
 
-    def _check(self, name: str) -> str:
-        """sha256 of a scan that can be read and shows a head."""
+    def _check(self, name: str) -> tuple[str, str]:
+        """sha256 of the file, and of the voxels, of a scan that can be read and shows a head."""
         path = self.folder / name
         image, affine = read_scan(path)
         head_middle(image, affine, path)
-        return sha256_of(path)
+        return sha256_of(path), voxel_digest(image)
 
 
 def _rows(table: Any) -> dict[str, dict[Any, Any]]:

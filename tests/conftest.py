@@ -23,6 +23,12 @@ settings.register_profile("same every time", derandomize=True, deadline=None, ma
 settings.load_profile("same every time")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What brainloom remembers of cohorts is no business of the user's cache folder, nor of another test."""
+    monkeypatch.setenv("BRAINLOOM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one command line did."""

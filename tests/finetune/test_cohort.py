@@ -160,7 +160,7 @@ def test_a_corpus_of_scans_has_the_people_of_its_folder_and_one_scan_of_each(vis
 
 def test_weights_pretrained_on_a_cohorts_own_scans_are_refused(visits: Path, tmp_path: Path) -> None:
     corpus = imported(visits, tmp_path / "c.zarr")
-    with pytest.raises(UserError, match=r"same 2 label map\(s\) or scans"):
+    with pytest.raises(UserError, match=r"same 3 label map\(s\) or scans"):  # the visit not used is of the same person
         refuse_leak(load_cohort(visits), corpus.parent(), "w")
     with pytest.raises(UserError, match=r"same 3 label map\(s\) or scans"):
         refuse_leak(load_cohort(corpus.path), {**corpus.parent(), "identity": "other"}, "w")

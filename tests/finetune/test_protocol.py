@@ -15,7 +15,8 @@ from finetune.cohort import load_cohort
 from finetune.heads import linear_predict
 from finetune.metrics import roc_auc
 from finetune.protocol import Arm, Protocol, controls, layouts, run_experiment
-from finetune.splits import Split, folds, pick_labels, read_split, site_split
+from finetune.split_files import Rows, read_splits
+from finetune.splits import Split, folds, pick_labels, site_split
 from finetune.tasks import TASKS, participants_of
 from pretrain.train import TrainOptions, pretrain
 from synth.corpus import Corpus
@@ -47,11 +48,12 @@ def test_a_split_with_somebody_on_both_sides_cannot_be_made() -> None:
 
 
 def test_a_split_file_with_a_participant_in_train_and_test_is_refused(people: Corpus, tmp_path: Path, run: Run) -> None:
-    names = list(load_cohort(people.path).table.index)
+    cohort = load_cohort(people.path)
+    names = list(cohort.table.index)
     rows = pd.DataFrame({"participant_id": [*names, names[0]], "split": ["train"] * 40 + ["test"] * (len(names) - 39)})
     rows.to_csv(tmp_path / "split.tsv", sep="\t", index=False)
     with pytest.raises(UserError, match="in train and test"):
-        read_split(tmp_path / "split.tsv", names)
+        read_splits(tmp_path / "split.tsv", Rows(cohort, TASKS["age"], names, np.zeros(len(names))), 1)
     answer = run(
         "finetune",
         "run",
