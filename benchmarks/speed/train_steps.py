@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -112,13 +111,13 @@ def ours_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
 
 def monais_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
     """MONAI's module of a group, as wide and deep as ours, and the same loss."""
-    from monai.networks.nets import DenseNet121, MaskedAutoEncoderViT, ViT, ViTAutoEnc
+    from monai.networks.nets import DenseNet121, ViT, ViTAutoEnc
 
-    shape = {"in_channels": 1, "img_size": (edge,) * 3, "patch_size": (PATCH,) * 3}
+    shape: dict[str, Any] = {"in_channels": 1, "img_size": (edge,) * 3, "patch_size": (PATCH,) * 3}
     vit = {**shape, "hidden_size": WIDTH, "mlp_dim": 4 * WIDTH, "num_layers": DEPTH, "num_heads": HEADS}
     if group == DENSENET:
         net: nn.Module = DenseNet121(3, 1, 2)
-        net.class_layers = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())  # type: ignore[assignment]
+        net.class_layers = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
         return net, lambda image, number: net(image).float().square().mean()
     if group == VIT:
         net = ViT(**vit, pos_embed_type="sincos", qkv_bias=True)
@@ -171,6 +170,7 @@ class Streamed(Step):
 
         from pretrain.feed import Feed
         from pretrain.intensity import standardise
+        from synth.corpus import Corpus
         from synth.engine import Job, generate
         from synth.generator import GeneratorSpec
         from synth.stream import Stream
@@ -179,8 +179,8 @@ class Streamed(Step):
         self.folder = tempfile.TemporaryDirectory(prefix="brainloom-speed-")
         spec = GeneratorSpec("LabelMap", {"shape": (edge, edge, edge), "spacing": 192 / edge})
         out = Path(self.folder.name) / "corpus.zarr"
-        corpus = generate(Job(spec, 4 * batch, 0, out, 16)).corpus
-        stream = Stream(corpus, batch, device="cuda", transform=lambda image, generator: standardise(image))
+        generate(Job(spec, 4 * batch, 0, out, 16))
+        stream = Stream(Corpus(out), batch, device="cuda", transform=lambda image, generator: standardise(image))
         self.feed = Feed(stream, 2**31)
         self.batches = iter(self.feed)
         self.spent = 0.0
@@ -197,4 +197,7 @@ class Streamed(Step):
 
     def extras(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """The share of time that training waited for the stream."""
-        return {"data_wait_share": round(self.feed.waited / max(self.spent, 1e-9), 4), "gpu": torch.cuda.get_device_name()}
+        return {
+            "data_wait_share": round(self.feed.waited / max(self.spent, 1e-9), 4),
+            "gpu": torch.cuda.get_device_name(),
+        }
