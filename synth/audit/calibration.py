@@ -56,8 +56,9 @@ class Error:
 
     def as_json(self) -> dict[str, float | None]:
         """Rounded; null for NaN."""
-        found = {name: digits(float(value)) for name, value in vars(self).items()}
-        return {name: None if np.isnan(value) else value for name, value in found.items()}
+        values = {"dice": self.dice, "r": self.r, "rmse": self.rmse, "bias": self.bias}
+        found = {name: None if np.isnan(value) else digits(value) for name, value in values.items()}
+        return {**found, "volumes": self.volumes}
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 from synth.audit import pictures, tables
 from synth.audit.findings import Findings
 from synth.picture import png_bytes
-from synth.storage import write_atomically
+from synth.storage import LocalStorage, write_atomically
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2733;--paper:#fff;--line:#dfe5ea;--soft:#f4f7f9;--good:#1b6e3c;--bad:#a3261b;--link:#1f5f7a}
@@ -69,7 +69,7 @@ class Drawer:
         if sheet is None:
             return ""
         png = png_bytes(sheet)
-        (self.out / f"{name}.png").write_bytes(png)
+        LocalStorage(self.out).write(f"{name}.png", [png])
         text = base64.b64encode(png).decode()
         below = f"<figcaption>{escape(says)}</figcaption>" if caption else ""
         return f'<figure><img alt="{escape(says)}" src="data:image/png;base64,{text}">{below}</figure>'
@@ -113,14 +113,14 @@ def copies(found: Findings, draw: Drawer) -> str:
     """The search explained, its histograms, its tables and the closest pairs."""
     results = found.results["copies"]
     rows = []
-    for pair in results["closest"]:
+    for rank, pair in enumerate(results["closest"], 1):
         state = "judged a copy" if pair["copy"] else "not judged a copy"
         lies = "mirrored, " if pair["mirrored"] else ""
         says = (
             f"Sample {pair['sample']} above and reference volume {pair['reference']} below: {state}; {lies}ratio {pair['ratio']:.3g} "
             f"in {pair['space']}."
         )
-        rows.append(draw(pictures.closest_pair(found, pair), f"pair_{pair['sample']:06d}", says))
+        rows.append(draw(pictures.closest_pair(found, pair), f"pair_{rank:02d}", says))
     return (
         "<p>Every sample is laid on every reference volume that resembles it, over all shifts, plain and mirrored, and what "
         "its detail leaves unexplained is measured; features are compared likewise. That distance is divided by the median "
@@ -200,8 +200,8 @@ def quality(found: Findings, draw: Drawer) -> str:
     """MRIQC's metrics."""
     return (
         f"<p>MRIQC's metrics after N4, in masks by: {escape(found.results['quality']['masks'])}. The band is the 5–95 % range of "
-        "1,101 real T1-weighted scans of ABIDE at about 1 mm: signal-to-noise is higher and contrast lower on a coarser grid, "
-        "where the reference's own range is the fair one.</p>"
+        "1,101 real T1-weighted scans of ABIDE at about 1 mm: on a coarser grid voxels mix tissues, and the reference's own "
+        "range is the fair one.</p>"
         + draw(
             pictures.quality(found),
             "quality",

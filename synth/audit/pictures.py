@@ -109,6 +109,7 @@ def feature_map(found: Findings) -> Any:
     for role, values in found.likeness.items():
         weights = np.full(len(values), 100 / len(values))
         axes[0][1].hist(values, bins, weights=weights, histtype="step", lw=1.6, color=COLOURS[role], label=role)
+    axes[0][1].legend(fontsize=8, frameon=False, loc="upper left")
     axes[0][1].set_xlabel("MS-SSIM of two volumes of one corpus", fontsize=8)
     axes[0][1].set_ylabel("% of pairs", fontsize=8)
     return sheet

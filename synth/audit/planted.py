@@ -4,11 +4,13 @@ wrongly. ``python -m synth.audit.planted --out FOLDER`` makes and measures them 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from synth.audit.grid import Floats
 from synth.corpus import Corpus
@@ -17,6 +19,7 @@ from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
 from synth.options import make_spec
 from synth.sample import Sample
+from synth.storage import write_atomically
 
 SHIFT_VOXELS = 3.0  # each axis, at most
 GAIN, OFFSET, GAMMA = (0.7, 1.4), (-0.1, 0.1), (0.8, 1.25)
@@ -32,12 +35,20 @@ class Planted(Generator):
     Args:
         source: corpus that is copied from, and whose recipe the new volumes follow.
         share: of near-copies, 0 to 1.
+        rotation: degrees by which near-copies are turned besides, about one of the axes.
+        zoom: factor by which they are larger besides.
+        blur: SD in voxels by which they are smoothed besides.
     """
 
-    def __init__(self, source: Path, share: float = 0.05) -> None:
+    def __init__(
+        self, source: Path, share: float = 0.05, rotation: float = 0.0, zoom: float = 1.0, blur: float = 0.0
+    ) -> None:
         if not 0 <= share <= 1:
             raise UserError(f"share is {share}; expected a number from 0 to 1")
+        if zoom <= 0 or blur < 0:
+            raise UserError(f"zoom is {zoom} and blur {blur}; expected a factor above 0 and 0 or more voxels")
         self.source, self.share = Corpus(Path(source)), float(share)
+        self.rotation, self.zoom, self.blur = float(rotation), float(zoom), float(blur)
 
     @cached_property
     def generator(self) -> Generator:
@@ -58,6 +69,9 @@ class Planted(Generator):
             "noise": float(rng.uniform(*NOISE)),
             "noise_seed": new_seed(rng),
             "mirrored": bool(rng.random() < 0.5),
+            "turned": [int(rng.integers(3)), self.rotation * float(rng.choice([-1, 1]))],
+            "zoom": self.zoom,
+            "blur": self.blur,
         }
 
     def render(self, params: Params) -> Sample:
@@ -79,14 +93,25 @@ class Planted(Generator):
 
 def changed(image: Floats, params: Params) -> Floats:
     """``[D, H, W]`` shifted, mirrored, with another brightness and noise, as params say."""
-    from scipy.ndimage import shift
+    from scipy.ndimage import affine_transform, gaussian_filter
 
-    moved = shift(image, params["shift"], order=1, mode="nearest")
+    middle = (np.array(image.shape) - 1) / 2
+    pull = turned(*params["turned"]) / params["zoom"]
+    start = middle - pull @ (middle + np.array(params["shift"]))
+    moved = gaussian_filter(affine_transform(image, pull, start, order=1, mode="nearest"), params["blur"])
     bright = max(float(np.percentile(moved, 99)), 1e-6)
     moved = np.clip(moved / bright, 0, None) ** params["gamma"] * params["gain"] + params["offset"]
     moved = moved + rng_for(params["noise_seed"], 0).normal(0, params["noise"], moved.shape)
     result: Floats = np.clip((moved[::-1] if params["mirrored"] else moved) * bright, 0, None).astype(np.float32)
     return result
+
+
+def turned(axis: int, degrees: float) -> npt.NDArray[np.float64]:
+    """3×3 rotation about an array axis."""
+    from scipy.spatial.transform import Rotation
+
+    matrix: npt.NDArray[np.float64] = Rotation.from_euler("xyz"[axis], degrees, degrees=True).as_matrix()
+    return matrix
 
 
 class Benchmark:
@@ -128,11 +153,14 @@ def benchmark(
     share: float = 0.05,
     shape: tuple[int, int, int] = (44, 52, 44),
     spacing: float = 4.0,
+    rotation: float = 0.0,
+    zoom: float = 1.0,
+    blur: float = 0.0,
 ) -> int:
     """Near-copies found and false alarms, with and without held-out volumes, over several seeds of LabelMap corpora.
 
     Args:
-        out: folder of the corpora (made once) and of results.json.
+        out: folder of the corpora (made once) and of results-….json.
         seeds: how many times, each with people of its own.
         reference: volumes copied from.
         holdout: held-out volumes.
@@ -140,36 +168,56 @@ def benchmark(
         share: of them that are near-copies.
         shape: voxels of a volume.
         spacing: of a voxel, mm.
+        rotation: degrees by which near-copies are turned besides.
+        zoom: factor by which they are larger besides.
+        blur: SD in voxels by which they are smoothed besides.
     """
     rows = []
+    copies = {"share": share, "rotation": rotation, "zoom": zoom, "blur": blur}
+    people = {"shape": shape, "spacing": spacing}
     for seed in range(seeds):
-        corpora = make(out / f"seed-{seed}", seed, (reference, holdout, count), share, shape, spacing)
+        corpora = make(out / f"seed-{seed}", seed, (reference, holdout, count), people, copies)
         for held_out in (corpora["holdout"], None):
             row = detect(corpora["planted"], corpora["reference"], held_out)
             rows.append({"seed": seed, "holdout": held_out is not None, **row.as_json()})
             print(rows[-1], flush=True)
-    (out / "results.json").write_text(json.dumps(rows, indent=1))
+    write_atomically(out / f"results-{_name(copies)}.json", json.dumps(rows, indent=1))
     return 0
 
 
 def make(
-    out: Path, seed: int, sizes: tuple[int, int, int], share: float, shape: tuple[int, int, int], spacing: float
+    out: Path, seed: int, sizes: tuple[int, int, int], people: Mapping[str, Any], copies: Mapping[str, float]
 ) -> dict[str, Path]:
-    """The corpora reference, holdout and planted, of these ``sizes``, in a folder."""
+    """The corpora reference, holdout and planted, of these ``sizes``, in a folder.
+
+    Args:
+        out: the folder.
+        seed: other people, other copies.
+        sizes: volumes of each.
+        people: options of LabelMap.
+        copies: options of :class:`Planted`.
+    """
     from synth.engine import Job, generate
     from synth.generator import GeneratorSpec
     from synth.pool import Workers
     from synth.progress import progress_bar
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / f"{name}.zarr" for name in ("reference", "holdout", "planted")}
-    people = GeneratorSpec("LabelMap", {"shape": shape, "spacing": spacing})
-    copies = GeneratorSpec("synth.audit.planted.Planted", {"source": paths["reference"], "share": share})
+    names = {"reference": "reference", "holdout": "holdout", "planted": _name(copies)}
+    paths = {role: out / f"{name}.zarr" for role, name in names.items()}
+    planted = GeneratorSpec("synth.audit.planted.Planted", {"source": paths["reference"], **copies})
     for place, (name, path) in enumerate(paths.items()):
-        job = Job(copies if name == "planted" else people, sizes[place], 10 * seed + place, path)
+        spec = planted if name == "planted" else GeneratorSpec("LabelMap", dict(people))
+        job = Job(spec, sizes[place], 10 * seed + place, path)
         with progress_bar(f"generate {name}") as show:
             generate(job, Workers(0), progress=show)
     return paths
+
+
+def _name(copies: Mapping[str, float]) -> str:
+    """``planted-share-0.05``, what is as usual left out."""
+    usual = {"rotation": 0.0, "zoom": 1.0, "blur": 0.0}
+    return "planted" + "".join(f"-{name}-{value:g}" for name, value in copies.items() if value != usual.get(name))
 
 
 def detect(planted: Path, reference: Path, holdout: Path | None) -> Benchmark:
