@@ -155,12 +155,12 @@ def averaged(objective: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(objective, multi_avg_fn=follow).requires_grad_(False)
 
 
-def compile_backbone(backbone: Backbone) -> None:
+def compile_backbone(backbone: Backbone, backend: Any = "inductor") -> None:
     """Compile what every objective calls: a transformer's blocks one by one (they are alike, so that one is compiled),
     else the feature map. Names of parameters stay as they are."""
     blocks = getattr(backbone, "blocks", None)
     if isinstance(blocks, nn.ModuleList):
         for block in blocks:
-            block.compile()
+            block.compile(backend=backend)
     else:
-        backbone.feature_map = torch.compile(backbone.feature_map)  # type: ignore[method-assign]
+        backbone.feature_map = torch.compile(backbone.feature_map, backend=backend)  # type: ignore[method-assign]
