@@ -12,6 +12,7 @@ import torch
 
 from pretrain import train
 from pretrain.held_out import evaluating, split
+from pretrain.launch import world_here
 from pretrain.objectives import make_objective
 from pretrain.objectives.base import Objective
 from pretrain.probes import (
@@ -29,7 +30,6 @@ from pretrain.testing import Small, planted_corpus
 from pretrain.train import TrainOptions, pretrain
 from synth.corpus import Corpus
 from synth.keys import rng_for
-from synth.stream import Stream
 from synth.stream.merged import Merged
 from tests.conftest import Run
 
@@ -112,16 +112,25 @@ def test_evaluating_puts_every_part_back_as_it_was() -> None:
     assert backbone.training and backbone.stages[0].training and not backbone.stages[1].training
 
 
-def trained(corpus: Corpus, out: Path, probed: bool = True) -> tuple[Objective, Probing, Probe]:
-    """A small backbone trained on age and sex as ``pretrain`` does it, looked at before, in between and after."""
+def fitted(objective: Objective, corpus: Corpus, out: Path, options: TrainOptions) -> Probing:
+    """Train an objective as ``pretrain`` does it; what looked at it."""
     merged = Merged([corpus])
     training, held_out = split(merged)
-    options = TrainOptions(steps=STEPS, batch_size=16, learning_rate=1e-2, precision="fp32")
+    job = train.Job(merged, objective.backbone, objective, training, held_out, "test", None, None, False)
+    _, _, probing = train._fit(job, out, options, ("csv",), world_here())
+    assert probing is not None
+    return probing
+
+
+def trained(corpus: Corpus, out: Path) -> tuple[Objective, Probing, Probe]:
+    """A small backbone trained on age and sex, looked at before, in between and after."""
+    options = TrainOptions(
+        steps=STEPS, batch_size=16, learning_rate=1e-2, precision="fp32", probe_every=STEPS // 2, probe_samples=400
+    )
+    merged = Merged([corpus])
     objective = make_objective("supervised", Small(seed=1), merged, 0)
-    probe = Probe(merged, training, held_out, 400)
-    probing = Probing(probe, STEPS // 2, STEPS)
-    train._fit(objective, Stream(merged, 16, 0, training), out, options, "test", probing if probed else None)
-    return objective, probing, probe
+    probing = fitted(objective, corpus, out, options)
+    return objective, probing, Probe(merged, *split(merged), 400)
 
 
 def readings(outlook: Outlook) -> dict[str, Any]:
@@ -200,11 +209,8 @@ def test_a_collapse_is_told(planted: Corpus, tmp_path: Path, capfd: pytest.Captu
                     parameter.zero_()
             return self.backbone(image).square().mean() + 1.0
 
-    merged = Merged([planted])
-    training, held_out = split(merged)
-    probing = Probing(Probe(merged, training, held_out), 1, 2)
-    options = TrainOptions(steps=2, batch_size=4, precision="fp32")
-    train._fit(Collapsing(Small()), Stream(merged, 4, 0, training), tmp_path / "w", options, "test", probing)
+    options = TrainOptions(steps=2, batch_size=4, precision="fp32", probe_every=1)
+    probing = fitted(Collapsing(Small()), planted, tmp_path / "w", options)
     assert probing.history[2]["alarm"] == 1.0
     assert "warning: step 2: all volumes have nearly the same features" in capfd.readouterr().err
 
@@ -212,7 +218,7 @@ def test_a_collapse_is_told(planted: Corpus, tmp_path: Path, capfd: pytest.Captu
 def test_training_that_broke_ends_in_one_sentence(
     planted: Corpus, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.train.BROKEN_STEPS", 3)
+    monkeypatch.setattr("pretrain.module.BROKEN_STEPS", 3)
     prepare = "pretrain.objectives.base.standardise"
     monkeypatch.setattr(prepare, lambda image: image * float("nan"))
     words = ("pretrain", "run", "--corpus", planted.path, "--backbone", "vit_xs", "--steps", 9, "--batch-size", 4)
