@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,21 +139,15 @@ def test_a_corpus_in_a_bucket_is_the_one_in_a_folder(bucket: str, local: Path, r
     assert np.array_equal(Corpus(url).covariates(), Corpus(local).covariates())
 
 
-def test_ray_workers_write_to_a_bucket(bucket: str, local: Path, ray_of_two: Any) -> None:
-    import os
-
-    import ray
-
-    names = [name for name in os.environ if name.startswith("AWS_")]
-    reached = {name: os.environ[name] for name in names}
-
-    @ray.remote
-    def tell(values: dict[str, str]) -> None:
-        os.environ.update(values)
-
-    ray.get([tell.remote(reached) for _ in range(8)])  # this Ray was started before the server was
+def test_ray_workers_write_to_a_bucket(
+    bucket: str, local: Path, brainloom_command: list[str], in_subprocess: Callable[[str], dict[str, str]]
+) -> None:
     url = f"{bucket}/onion.zarr"
-    assert not generate(Job(ONION, 10, 3, url, 2), workers=2).failed
+    options = ["--generator", "onions.Onion", "--generator.shape", "8,10,8", "--generator.shells", "4"]
+    words = ["synth", "generate", *options, "--count", "10", "--seed", "3", "--shard-size", "2", "--out", url]
+    command = [*brainloom_command, *words, "--workers", "2"]
+    done = subprocess.run(command, env=in_subprocess(str(PLUGIN)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert whole(url, local)
 
 
