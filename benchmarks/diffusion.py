@@ -2,6 +2,9 @@
 
 The question of each comparison, all against volumes of the same source that the model never saw:
 
+Every set asks for people as the training corpus has them (people.tsv), so that sets and held-out volumes differ by the model
+alone.
+
 - Is it more than its autoencoder? Samples against the decodes of random latents (the plain prior: each latent cell normal
   with the training corpus's mean and the common SD).
 - Does a rectified flow need fewer steps? Its few against DDIM's many, over several seeds.
@@ -11,7 +14,7 @@ The question of each comparison, all against volumes of the same source that the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synth.corpus import Corpus
 from synth.diffusion.generator import Diffusion as Generator
 from synth.diffusion.settings import Autoencoding, Denoising, TrainOptions
 from synth.engine import Job, generate
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
     from synth.audit.grid import Volumes
 
-RESULTS, PICTURE = "results.json", "samples.png"
+RESULTS, PICTURE, PEOPLE = "results.json", "samples.png", "people.tsv"
 FLOW, DDIM = "rectified_flow", "v_prediction"
 PICTURED = 6
 
@@ -123,8 +127,10 @@ class DiffusionBenchmark:
 
     def _sets(self, out: Path) -> Iterator[tuple[str, Path]]:
         """Name → corpus of every set of samples."""
-        flow: dict[str, Any] = {"weights": out / FLOW, "steps": self.flow_steps}
-        ddim: dict[str, Any] = {"weights": out / DDIM, "steps": self.ddim_steps}
+        people = out / PEOPLE
+        write_people(Corpus(out / "train.zarr"), self.conditions, people)
+        flow: dict[str, Any] = {"weights": out / FLOW, "steps": self.flow_steps, "people": people}
+        ddim: dict[str, Any] = {"weights": out / DDIM, "steps": self.ddim_steps, "people": people}
         others = tuple(name for name in self.conditions if name != "age")
         asked = {
             **{f"flow {n}": ("Diffusion", flow, n) for n in range(self.seeds)},
@@ -135,6 +141,19 @@ class DiffusionBenchmark:
         for name, (cls, arguments, n) in asked.items():
             spec = GeneratorSpec(cls, arguments)
             yield name, self._corpus(out / f"{name.replace(' ', '_')}.zarr", spec, self.samples, self.seed + 10 + n)
+
+
+def write_people(corpus: Corpus, names: Sequence[str], path: Path) -> None:
+    """The corpus's people, one row each, as a model that learnt from it is told them: numbers cut at its ranges."""
+    from synth.diffusion.conditions import learn
+    from synth.diffusion.people import told_of
+    from synth.storage import write_atomically
+
+    conditions = learn(corpus, names)
+    rows = [told_of(entry["covariates"], conditions) for entry in corpus.entries()]
+    header = "\t".join(["participant_id", *(condition.name for condition in conditions)])
+    lines = ["\t".join([f"sub-{number}", *map(str, row.values())]) for number, row in enumerate(rows)]
+    write_atomically(path, "\n".join([header, *lines]) + "\n")
 
 
 @contextmanager
@@ -150,7 +169,6 @@ def measured(train: Path, apart: Path, sets: dict[str, Path], segmenter_steps: i
     from synth.audit.grid import Volumes
     from synth.audit.listening import always_there, asked_of, per_year
     from synth.audit.measuring import measure, method_for
-    from synth.corpus import Corpus
 
     real, held = Volumes(Corpus(train), "reference"), Volumes(Corpus(apart), "held-out")
     made = {name: Volumes(Corpus(path), "synthetic") for name, path in sets.items()}
@@ -216,7 +234,6 @@ def draw(sets: dict[str, Path], path: Path) -> None:
     """A few samples of the flow, of DDIM and of the prior, a row each."""
     from matplotlib.figure import Figure
 
-    from synth.corpus import Corpus
     from synth.picture import save_png, slices
 
     rows = {"rectified flow": "flow 0", "DDIM": "ddim 0", "random latents": "prior"}

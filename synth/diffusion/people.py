@@ -118,6 +118,11 @@ class Masks:
         return [{**parent, "sha256": parent["identity"]}, *further]
 
 
+def told_of(row: Person, conditions: Sequence[Condition]) -> Person:
+    """Condition → value of one person, numbers outside the trained range at its end."""
+    return _checked(row, conditions, "a person", clip=True)
+
+
 def _checked(row: Person, conditions: Sequence[Condition], what: str, clip: bool = False) -> Person:
     told: Person = {}
     for condition in conditions:
