@@ -48,16 +48,17 @@ def speed(
     return run(what, out, anatomies, repeats, size, only)
 
 
-def run(recipe: Path, /, out: Path) -> int:
+def run(recipe: Path, /, out: Path, cohort: Path | None = None) -> int:
     """Run one benchmark of benchmarks/recipes, or a recipe of your own; goes on where a stopped run was.
 
     Args:
         recipe: YAML with kind: NAME and that kind's options.
         out: folder of its results.json, weights and pictures.
+        cohort: BIDS folder or corpus of the people, instead of the recipe's.
     """
     from benchmarks.recipe import read_recipe
 
-    return read_recipe(recipe).run(out)
+    return read_recipe(recipe, {} if cohort is None else {"cohort": cohort.absolute()}).run(out)
 
 
 def morphometry(

@@ -15,6 +15,7 @@ from synth.options import make_spec, parse_value, read_yaml
 
 KINDS: dict[str, str] = {
     "real_scan": "benchmarks.real_scan.experiment:RealScan",
+    "matrix": "benchmarks.matrix:Matrix",
     "diffusion": "benchmarks.diffusion:DiffusionBenchmark",
 }
 
@@ -27,13 +28,18 @@ class Benchmark(Protocol):
         ...
 
 
-def read_recipe(path: Path) -> Benchmark:
+def read_recipe(path: Path, instead: Mapping[str, Any] | None = None) -> Benchmark:
     """The benchmark a YAML file describes. Paths in it are relative to the file's folder.
+
+    Args:
+        path: of the file.
+        instead: options that win over the file's.
 
     Raises:
         UserError: no such file, not YAML, an unknown kind or name (the near ones are listed), a value of another type.
     """
     values = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
+    values = {**values, **{name: str(value) for name, value in (instead or {}).items()}}
     kind = values.pop("kind", None)
     if kind not in KINDS:
         given = "no kind" if kind is None else f"kind '{kind}'"
@@ -58,6 +64,12 @@ def _typed(value: Any, hint: Any, name: str, folder: Path) -> Any:
         return _spec(value, name)
     if hint == tuple[GeneratorSpec, ...]:
         return tuple(_spec(one, name) for one in (value if isinstance(value, list) else [value]))
+    if hint == Mapping[str, GeneratorSpec]:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} was given '{value}'; expected names, each with class_path and init_args")
+        return {str(word): _spec(one, f"{name}.{word}") for word, one in value.items()}
+    if hint == GeneratorSpec | None:
+        return _spec(value, name)
     parsed = parse_value(value, hint, name)
     if isinstance(parsed, Path) and not parsed.is_absolute():
         return folder / parsed

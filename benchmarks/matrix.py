@@ -1,0 +1,270 @@
+"""kind: matrix — sources of volumes × objectives × backbones, each pre-trained at equal compute and judged by one protocol.
+
+Equal compute: every source gives as many volumes, every pre-training takes as many steps of as many volumes, every frozen
+backbone is read by the same linear model with the same search. Scratch, the untrained backbone and the controls stand
+beside them. Whatever is there already is kept, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synth.errors import UserError
+from synth.generator import GeneratorSpec
+
+if TYPE_CHECKING:
+    from finetune.cohort import Cohort
+    from finetune.protocol import Arm
+    from finetune.tasks import Task
+
+RESULTS, PICTURE = "results.json", "label_efficiency.png"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Which starts, on whom, how.
+
+    Attributes:
+        sources: name → generator of the volumes to pre-train on; all of one shape and spacing.
+        count: volumes of each source.
+        cohort: BIDS folder or corpus of people; ``people`` where it is absent.
+        people: generator of a simulated cohort.
+        people_count: how many.
+        tasks: of ``finetune run``.
+        backbones: of ``pretrain backbones``.
+        objectives: of ``pretrain run``; a backbone that one cannot serve goes without, which the results say.
+        steps, batch_size: of every pre-training.
+        strip: whether the cohort's scans are brain-extracted first (needs deepbet).
+        fractions: percent of the people to learn from.
+        seeds: repetitions, each with its own folds, labelled people and initialisation.
+        folds: of the cross-validation by person.
+        test_site: people of this site are only tested, instead of cross-validation.
+        epochs: of fine-tuning everything from scratch.
+        finetuned: whether pre-trained backbones are fine-tuned whole too.
+        seed: of volumes, people and pre-training.
+        workers: Ray workers that make volumes; 0 for none.
+    """
+
+    sources: Mapping[str, GeneratorSpec]
+    count: int = 1000
+    cohort: Path | None = None
+    people: GeneratorSpec | None = None
+    people_count: int = 480
+    tasks: tuple[str, ...] = ("age",)
+    backbones: tuple[str, ...] = ("sfcn_s", "vit_xs")
+    objectives: tuple[str, ...] = ("supervised", "mae", "masked", "simclr", "yaware", "segment", "contrasts")
+    steps: int = 1000
+    batch_size: int = 16
+    strip: bool = False
+    fractions: tuple[int, ...] = (25, 50, 100)
+    seeds: int = 5
+    folds: int = 5
+    test_site: str | None = None
+    epochs: int = 30
+    finetuned: bool = False
+    seed: int = 0
+    workers: int = 2
+    _left_out: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.cohort is None) == (self.people is None):
+            raise UserError(
+                "matrix: expected either cohort (a folder) or people (a generator), and got both or neither"
+            )
+        if not self.sources:
+            raise UserError(
+                "matrix: sources is empty; expected name: class_path and init_args of one generator or more"
+            )
+        for name in ("count", "people_count", "steps", "batch_size", "seeds", "epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"matrix: {name} is {getattr(self, name)}; expected 1 or more")
+        if not self.fractions or any(not 0 < share <= 100 for share in self.fractions):
+            raise UserError(f"matrix: fractions are {list(self.fractions)}; expected percents above 0, at most 100")
+
+    def run(self, out: Path) -> int:
+        """Make, pre-train, judge, write results.json and report.html; returns 0."""
+        from finetune.cohort import load_cohort
+        from finetune.tasks import find_task
+        from pretrain.objectives import find_objectives
+
+        tasks = [find_task(name) for name in self.tasks]
+        for name in self.objectives:
+            find_objectives(name)
+        if self.cohort is not None:
+            load_cohort(self.cohort)  # a bad one is refused before anything is made
+        out.mkdir(parents=True, exist_ok=True)
+        corpora = {name: self._corpus(out / f"{name}.zarr", spec, self.count) for name, spec in self.sources.items()}
+        people = load_cohort(self._people(out))
+        weights = {key: folder for key, folder in self._pretrained(corpora, out / "weights")}
+        arms = self._arms(weights)
+        rows = [row for task in tasks for row in self._judged(people, task, arms, out / "results")]
+        self._write(out, rows, corpora, list(weights.values()))
+        print("\n".join(sentences(rows)))
+        return 0
+
+    def _corpus(self, path: Path, spec: GeneratorSpec, count: int, more: int = 1) -> Path:
+        from synth.engine import Job, generate
+        from synth.progress import progress_bar
+
+        with progress_bar(f"generate {path.name}") as show:
+            outcome = generate(Job(spec, count, self.seed + more, path), self.workers, progress=show)
+        if outcome.failed:
+            raise UserError(f"{len(outcome.failed)} shard(s) of {path} failed: {next(iter(outcome.failed.values()))}")
+        return path
+
+    def _people(self, out: Path) -> Path:
+        """The cohort: as given, brain-extracted onto the sources' grid, or simulated."""
+        if self.people is not None:
+            return self._corpus(out / "people.zarr", self.people, self.people_count, more=1000)
+        assert self.cohort is not None
+        if not self.strip:
+            return self.cohort
+        grid = next(iter(self.sources.values())).init_args
+        given = {name: grid[name] for name in ("shape", "spacing") if name in grid}
+        from synth.scans import Scans
+
+        spec = GeneratorSpec("Scans", {"folder": self.cohort, "strip": True, **given})
+        return self._corpus(out / "people.zarr", spec, len(Scans(self.cohort)))
+
+    def _pretrained(self, corpora: Mapping[str, Path], out: Path) -> Iterator[tuple[tuple[str, str, str], Path]]:
+        """(backbone, source, objective) → weights."""
+        from pretrain.train import TrainOptions, begin, pretrain
+
+        for backbone in self.backbones:
+            for source, corpus in corpora.items():
+                for objective in self.objectives:
+                    options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=self.seed)
+                    folder = out / f"{backbone}-{source}-{objective}".replace(":", "_")
+                    try:
+                        begin([corpus], folder, options, None, False)
+                    except UserError as error:
+                        self._left_out[folder.name] = str(error)
+                        continue
+                    pretrain(corpus, folder, options)
+                    yield (backbone, source, objective), folder
+
+    def _arms(self, weights: Mapping[tuple[str, str, str], Path]) -> list[Arm]:
+        from finetune.protocol import Arm
+
+        arms = []
+        for backbone in self.backbones:
+            arms += [Arm(f"{backbone}, scratch", "full", None, backbone)]
+            arms += [Arm(f"{backbone}, untrained, frozen", "frozen", None, backbone)]
+            for (whose, source, objective), folder in weights.items():
+                if whose != backbone:
+                    continue
+                name = f"{backbone}, {source}, {objective}"
+                arms.append(Arm(f"{name}, frozen", "frozen", folder, backbone))
+                if self.finetuned:
+                    arms.append(Arm(f"{name}, fine-tuned", "full", folder, backbone))
+        return arms
+
+    def _judged(self, people: Cohort, task: Task, arms: list[Arm], out: Path) -> Iterator[dict[str, Any]]:
+        """One row an arm and fraction of the labels."""
+        from finetune.heads import FineTuning
+        from finetune.protocol import Protocol, controls, run_experiment
+        from finetune.tasks import participants_of
+        from synth.progress import progress_bar
+
+        count = len(set(people.people(participants_of(task, people)[0])))
+        for share in self.fractions:
+            labels = None if share == 100 else max(8, round(count * (1 - 1 / self.folds) * share / 100))
+            protocol = Protocol(
+                self.seeds,
+                self.folds,
+                labels,
+                self.test_site,
+                grid=self._grid(),
+                fine_tuning=FineTuning(epochs=self.epochs),
+            )
+            with progress_bar(f"{task.name}, {share} % of the labels", "arms × seeds") as show:
+                found = run_experiment(
+                    people, task, [*arms, *controls(people, task)], protocol, out / f"{task.name}-{share}", show
+                )
+            for arm in found["arms"]:
+                yield {"task": task.name, "percent": share, "learnt_from": found["train_people"], **arm}
+
+    def _grid(self) -> Any:
+        given = next(iter(self.sources.values())).init_args
+        spacing = given.get("spacing", 1.0)
+        return tuple(given["shape"]), (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
+
+    def _write(self, out: Path, rows: list[dict[str, Any]], corpora: Mapping[str, Path], weights: list[Path]) -> None:
+        from benchmarks.report import Story, write_report
+        from synth.storage import write_atomically
+
+        results = {"benchmark": "matrix", "options": self._options(), "left_out": self._left_out, "rows": rows}
+        write_atomically(out / RESULTS, json.dumps(results, indent=1))
+        draw(rows, out / PICTURE)
+        experiments = [out / "results" / f"{task}-{share}" for task in self.tasks for share in self.fractions]
+        write_report(Story(experiments, list(corpora.values()), weights), out)
+
+    def _options(self) -> dict[str, Any]:
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        told["sources"] = {name: spec.recipe() for name, spec in self.sources.items()}
+        told["people"] = None if self.people is None else self.people.recipe()
+        told["cohort"] = None if self.cohort is None else self.cohort.name
+        return told
+
+
+def main_value(row: Mapping[str, Any]) -> dict[str, float]:
+    """The first metric on the last test set: ROC-AUC, or years of error."""
+    found: dict[str, float] = next(iter(list(row["metrics"].values())[-1].values()))
+    return found
+
+
+def sentences(rows: list[dict[str, Any]]) -> list[str]:
+    """Per task and share of the labels: the best start of each backbone, scratch, untrained, the best control."""
+    said = []
+    for task, share in dict.fromkeys((row["task"], row["percent"]) for row in rows):
+        here = [row for row in rows if (row["task"], row["percent"]) == (task, share)]
+        said.append(f"{task}, {share} % of the labels:")
+        said += [f"  {_told(row):<30} {row['name']}" for row in ranked(here, task)]
+    return said
+
+
+def ranked(rows: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """The best first."""
+    return sorted(rows, key=lambda row: main_value(row)["value"] * (1 if task == "age" else -1))
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    value = main_value(row)
+    return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Label efficiency: a panel a task and backbone, a line an arm; controls in grey."""
+    from matplotlib.figure import Figure
+
+    from synth.picture import save_png
+
+    backbones = list(dict.fromkeys(row["backbone"] for row in rows if row["backbone"]))
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    sheet = Figure(figsize=(4.6 * len(backbones), 3.8 * len(tasks)), layout="constrained")
+    panels = sheet.subplots(len(tasks), len(backbones), squeeze=False)
+    for task, across in zip(tasks, panels, strict=True):
+        for backbone, axis in zip(backbones, across, strict=True):
+            shown = [row for row in rows if row["task"] == task and row["backbone"] in (backbone, None)]
+            for name in dict.fromkeys(row["name"] for row in shown):
+                line = [row for row in shown if row["name"] == name]
+                control = line[0]["backbone"] is None
+                axis.plot(
+                    [row["percent"] for row in line],
+                    [main_value(row)["value"] for row in line],
+                    color="0.6" if control else None,
+                    linestyle="--" if control else "-",
+                    marker="o",
+                    markersize=3,
+                    label=name.removeprefix(f"{backbone}, ").removesuffix(", frozen"),
+                )
+            axis.set(
+                title=f"{task}, {backbone}", xlabel="percent of the labels", xticks=sorted({r["percent"] for r in rows})
+            )
+            axis.set_ylabel("mean absolute error, years" if task == "age" else "ROC-AUC")
+            axis.legend(fontsize=6, frameon=False)
+    save_png(sheet, path)
