@@ -84,13 +84,13 @@ def label_efficiency(results: dict[str, Any]) -> str:
             continue
         values = [value[end] for _, points in lines for _, value in points for end in ("low", "high")]
         panel = Panel(
-            f"label efficiency, {test_set}", (0, 100), (min(values), max(values)), ("% of labels", named(metric))
+            f"Label efficiency, {test_set}", (0, 100), (min(values), max(values)), ("% of labels", named(metric))
         )
-        for at, (arm, points) in enumerate(lines):
+        for arm, points in lines:
             xs, kind = [100 * share for share, _ in points], kind_of(arm)
             panel.band(xs, [v["low"] for _, v in points], [v["high"] for _, v in points], kind)
             panel.line(xs, [v["value"] for _, v in points], kind, arm["name"])
-            panel.label(at, arm["name"], kind)
+            panel.label(arm["name"], kind)
             rows += [(arm["name"], test_set, share, value) for share, value in points]
         panels.append(panel.svg())
     head = ("arm", "test set", "share of labels", named(metric))
@@ -117,12 +117,12 @@ def roc(results: dict[str, Any], predictions: Predictions) -> str:
     for test_set in results["test_sets"]:
         panel = Panel(f"ROC curve, {test_set}", *DIAGONAL, ("1 − specificity", "sensitivity"))
         panel.line((0, 1), (0, 1), "chance")
-        for at, arm in enumerate(leaders(results, test_set)):
+        for arm in leaders(results, test_set):
             target, score = people_of(predictions, arm["name"], test_set)
             if len(set(target)) == 2:
                 false, true, _ = roc_curve(target, score)
                 panel.line(false, true, kind_of(arm), arm["name"])
-                panel.label(at, arm["name"], kind_of(arm))
+                panel.label(arm["name"], kind_of(arm))
                 rows += [(arm["name"], test_set, float(f), float(t)) for f, t in zip(false, true, strict=True)]
         panels.append(panel.svg())
     head = ("arm", "test set", "1 − specificity", "sensitivity")
@@ -136,9 +136,9 @@ def calibration(results: dict[str, Any], predictions: Predictions) -> str:
 
     panels, rows = [], []
     for test_set in results["test_sets"]:
-        panel = Panel(f"calibration, {test_set}", *DIAGONAL, ("predicted probability", "share of patients"))
+        panel = Panel(f"Calibration, {test_set}", *DIAGONAL, ("predicted probability", "share of patients"))
         panel.line((0, 1), (0, 1), "chance")
-        for at, arm in enumerate(leaders(results, test_set)):
+        for arm in leaders(results, test_set):
             target, score = people_of(predictions, arm["name"], test_set)
             if len(set(target)) < 2 or score.min() < 0 or score.max() > 1:
                 continue
@@ -148,7 +148,7 @@ def calibration(results: dict[str, Any], predictions: Predictions) -> str:
             for x, y in zip(said, seen, strict=True):
                 panel.dot(x, y, kind_of(arm), f"{arm['name']}: said {x:.2f}, seen {y:.2f}", 3)
                 rows.append((arm["name"], test_set, float(x), float(y)))
-            panel.label(at, arm["name"], kind_of(arm))
+            panel.label(arm["name"], kind_of(arm))
         panels.append(panel.svg())
     head = ("arm", "test set", "predicted", "observed")
     says = f"{', '.join(results['test_sets'])}; on the dotted line a model is as sure as it should be."
@@ -158,20 +158,21 @@ def calibration(results: dict[str, Any], predictions: Predictions) -> str:
 def ages(results: dict[str, Any], predictions: Predictions) -> str:
     """Predicted against true age of the best arm, a dot per person."""
     arm = best(results, ("pretrained",)) or best(results, ("scratch", "untrained"))
+    if arm is None:
+        return ""
     panels, rows = [], []
-    for test_set in results["test_sets"] if arm else ():
+    for test_set in results["test_sets"]:
         target, said = people_of(predictions, arm["name"], test_set)
         if not len(target):
             continue
         span = (float(min(target.min(), said.min())) - 1, float(max(target.max(), said.max())) + 1)
         panel = Panel(
-            f"predicted against true age, {test_set}", span, span, ("true age, years", "predicted age, years")
+            f"Predicted against true age, {test_set}", span, span, ("true age, years", "predicted age, years")
         )
         panel.line(span, span, "chance")
         for x, y in zip(target, said, strict=True):
             panel.dot(x, y, kind_of(arm) + " faint", f"{x:.1f} years, predicted {y:.1f}", 3.5)
             rows.append((test_set, float(x), float(y)))
-        panel.label(0, test_set, "")
         panels.append(panel.svg())
     if not rows:
         return ""

@@ -32,7 +32,7 @@ if (opener) {
       const script = document.createElement("script");
       script.textContent = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
       document.head.append(script);
-      find("canvas").hidden = false;
+      find("stage").hidden = false;
       shown = new niivue.Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: false });
       await shown.attachToCanvas(find("canvas"));
       shown.setSliceType(shown.sliceTypeRender);

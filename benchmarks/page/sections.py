@@ -115,9 +115,7 @@ def learning(story: Story) -> str:
         if len(points) > 1:
             steps, losses = zip(*points, strict=True)
             span = (min(losses), max(losses))
-            panel = Panel(
-                f"training loss, {folder.name}", (steps[0], steps[-1]), span, (f"step, {folder.name}", "loss")
-            )
+            panel = Panel(f"Training loss, {folder.name}", (steps[0], steps[-1]), span, ("step", "loss"))
             panel.line(steps, losses, "pretrained", folder.name)
             panels.append(panel.svg())
             rows += [(folder.name, *point) for point in points]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 340, 270  # one column of a phone; a panel is never scaled below 0.9
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 30, 42
+LINE = 17  # of the names below the axes
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -27,6 +28,7 @@ class Panel:
     names: tuple[str, str]
     height: int = HEIGHT
     parts: list[str] = field(default_factory=list)
+    names_shown: int = 0
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Data → picture units."""
@@ -52,16 +54,18 @@ class Panel:
             f'<circle class="dot {kind}" cx="{across:.1f}" cy="{down:.1f}" r="{radius:g}"><title>{escape(says)}</title></circle>'
         )
 
-    def label(self, row: int, text: str, kind: str) -> None:
-        """A coloured name, the ``row``-th of those at the lower right."""
-        y = self.height - BOTTOM - 8 - 15 * row
+    def label(self, text: str, kind: str) -> None:
+        """A line's name, below the axes, where it crosses nothing."""
+        y = self.height + 10 + LINE * self.names_shown
         self.parts.append(
-            f'<text class="name {kind}" x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{escape(text)}</text>'
+            f'<circle class="dot {kind}" cx="{LEFT + 4}" cy="{y - 4}" r="4"/>'
+            f'<text class="{kind}" x="{LEFT + 14}" y="{y}">{escape(text)}</text>'
         )
+        self.names_shown += 1
 
     def svg(self) -> str:
         """The panel with its axes."""
-        axes = []
+        axes = [f'<text class="title" x="{LEFT}" y="14">{escape(self.title)}</text>']
         for tick in ticks(*self.x):
             x, _ = self.at(tick, self.y[0])
             axes.append(f'<text x="{x:.1f}" y="{self.height - BOTTOM + 17}" text-anchor="middle">{tick:g}</text>')
@@ -72,9 +76,9 @@ class Panel:
         middle, centre = (LEFT + WIDTH - RIGHT) / 2, (TOP + self.height - BOTTOM) / 2
         axes.append(f'<text x="{middle}" y="{self.height - 6}" text-anchor="middle">{escape(self.names[0])}</text>')
         axes.append(
-            f'<text transform="translate(13 {centre}) rotate(-90)" text-anchor="middle">{escape(self.names[1])}</text>'
+            f'<text transform="translate(11 {centre}) rotate(-90)" text-anchor="middle">{escape(self.names[1])}</text>'
         )
-        return picture(self.title, "".join(axes + self.parts), self.height)
+        return picture(self.title, "".join(axes + self.parts), self.height + LINE * self.names_shown)
 
 
 def picture(title: str, content: str, height: float) -> str:

@@ -91,13 +91,13 @@ def data(name: str, head: Sequence[str], rows: Sequence[Row]) -> str:
     return (
         f"<details><summary>Data: {escape(name)}</summary>"
         f'<p><a download="{file}.csv" href="{address}">Download {escape(file)}.csv</a></p>{rest}'
-        f"{table(name, head, few)}</details>"
+        f"{table(f'Data: {name}', head, few)}</details>"
     )
 
 
 def figure(title: str, panels: Sequence[str], says: str, name: str, head: Sequence[str], rows: Sequence[Row]) -> str:
     """Panels side by side (one below the other on a phone), what they show, and their data."""
     return (
-        f'<figure><h4>{escape(title)}</h4><div class="panels">{"".join(panels)}</div>'
+        f'<figure><h3>{escape(title)}</h3><div class="panels">{"".join(panels)}</div>'
         f"<figcaption>{escape(says)}</figcaption>{data(name, head, rows)}</figure>"
     )

@@ -77,7 +77,7 @@ def viewer(corpora: list[Corpus]) -> str:
         '<div id="viewer"><p><button type="button" id="viewer-open">Open the 3D viewer</button> '
         f'<label>Volume <select id="viewer-volume">{choices}</select></label> '
         '<label>Turn <input id="viewer-turn" type="range" min="0" max="360" value="110"></label></p>'
-        '<canvas id="viewer-canvas" hidden tabindex="0" role="img" aria-label="volume, turned by dragging"></canvas>'
+        '<div id="viewer-stage" hidden><canvas id="viewer-canvas" tabindex="0" role="img" aria-label="volume, turned by dragging"></canvas></div>'
         '<p id="viewer-says" role="status"></p>'
         "<p><small>NiiVue 0.69.0, BSD-2-Clause, embedded in this file.</small></p></div>"
         f'<script type="application/json" id="viewer-volumes">{content}</script>'

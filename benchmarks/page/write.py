@@ -26,11 +26,11 @@ def write_report(story: Story, out: Path, published: bool = True) -> Path:
     """
     results = [read_results(folder) for folder in story.experiments]
     board = leaderboard.leaderboard(results, [folder.name for folder in story.experiments])
-    made = sections.provenance(results, story)
+    made, said = sections.provenance(results, story), findings(results)
     gathered = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "findings": findings(results),
+        "findings": said,
         "leaderboard": {"columns": board.head[1:], "rows": [{"arm": r[0], "values": r[1:]} for r in board.rows]},
         "experiments": [{"folder": folder.name, **one} for folder, one in zip(story.experiments, results, strict=True)],
         "published": leaderboard.published_rows() if published else [],
@@ -41,7 +41,7 @@ def write_report(story: Story, out: Path, published: bool = True) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() not in [folder.resolve() for folder in story.experiments]:
         write_atomically(out / "results.json", json.dumps(gathered, indent=1))
-    write_atomically(out / "report.md", markdown(gathered["findings"], board))
+    write_atomically(out / "report.md", markdown(said, board))
     write_atomically(out / "report.html", page)
     return out / "report.html"
 
