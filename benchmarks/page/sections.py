@@ -49,7 +49,7 @@ def experiment(results: dict[str, Any], folder: Path, number: int) -> str:
     labels = f"{people[0]}" if len(set(people)) == 1 else f"{people[0]}–{people[-1]}"
     predictions = read_predictions(folder)
     parts = [
-        f'<section aria-labelledby="run-{number}"><h2 id="run-{number}">{escape(results["title"])}</h2>',
+        f'<section><h2 id="run-{number}">{escape(results["title"])}</h2>',
         f"<p>{about['people']} {'simulated' if about['simulated'] else 'real'} people of {escape(about['name'])}; each model "
         f"learnt from {labels} labelled people; {results['protocol']['seeds']} seed(s), each with its own labelled people and "
         "initialisation; 95 % intervals by bootstrap over people and seeds.</p>",

@@ -60,7 +60,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Row], classes: Seque
     )
     heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in head)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table class="sortable">'
+        f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption)}"><table class="sortable">'
         f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

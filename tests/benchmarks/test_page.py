@@ -104,7 +104,7 @@ def test_runs_of_many_tasks_become_one_leaderboard() -> None:
 def test_published_numbers_stand_in_a_table_of_their_own(tmp_path: Path, run: Run) -> None:
     folder = write_experiment(experiment("ad"), tmp_path / "run")
     assert run("benchmark", "report", folder, "--out", tmp_path / "with").code == 0
-    assert run("benchmark", "report", folder, "--out", tmp_path / "without", "--published", "false").code == 0
+    assert run("benchmark", "report", folder, "--out", tmp_path / "without", "--published=false").code == 0
     page = (tmp_path / "with" / "report.html").read_text()
     measured, _, published = page.partition('id="published"')
     assert "MedicalNet" in published and "MedicalNet" not in measured
