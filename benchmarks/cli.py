@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def report(*runs: Path, out: Path) -> int:
-    """Gather finished runs into one self-contained report.html.
+def report(*runs: Path, out: Path, published: bool = True) -> int:
+    """Gather finished runs into one leaderboard and one self-contained report.html, with report.md and results.json.
 
     Args:
-        runs: folders made by finetune run; also weights and corpora, whose curves and pictures are then shown.
+        runs: folders made by finetune run, or whole runs (benchmark run, demo); also weights and corpora, whose curves and
+            pictures are then shown.
         out: folder of the report.
+        published: whether numbers published elsewhere stand beside it, in a table of their own.
     """
     from benchmarks.report import Story, write_report
 
-    print(f"report: {write_report(Story.of(list(runs)), out)}")
+    print(f"report: {write_report(Story.of(list(runs)), out, published)}")
     return 0
 
 

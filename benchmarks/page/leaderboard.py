@@ -1,0 +1,76 @@
+"""Many experiments in one table: an arm is a row, a task on a test set a column. Published numbers stand apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from benchmarks.page.story import kind_of, main_metric, value_of
+from benchmarks.page.tables import data, named, table
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """``head``: names of the columns; ``rows``: arm's name, then a value with interval or None for each column."""
+
+    head: list[str]
+    rows: list[list[Any]]
+    kinds: list[str]
+
+
+def leaderboard(results: list[dict[str, Any]], names: list[str]) -> Leaderboard:
+    """Gather experiments; an arm measured twice in the same column keeps a row per run, named after its folder."""
+    cohorts = {one["cohort"].get("name") for one in results}
+    columns: list[str] = []
+    cells: dict[str, dict[str, Any]] = {}
+    kinds: dict[str, str] = {}
+    for one, run in zip(results, names, strict=True):
+        metric, _ = main_metric(one)
+        for test_set in one["test_sets"]:
+            where = f"{one['cohort'].get('name')}, {test_set}" if len(cohorts) > 1 else test_set
+            column = f"{one['task']} · {where} · {named(metric)}"
+            columns += [] if column in columns else [column]
+            for arm in one["arms"]:
+                name = arm["name"]
+                name = f"{name} ({run})" if column in cells.get(name, {}) else name
+                cells.setdefault(name, {})[column] = value_of(arm, test_set, metric)
+                kinds[name] = kind_of(arm)
+    rows = [[name, *(cells[name].get(column) for column in columns)] for name in cells]
+    return Leaderboard(["arm", *columns], rows, list(kinds.values()))
+
+
+def shown(board: Leaderboard) -> str:
+    """The measured table, sortable."""
+    return (
+        '<section aria-labelledby="leaderboard"><h2 id="leaderboard">Leaderboard</h2>'
+        "<p>Measured here, every row under the protocol of its run; 95 % intervals. A head sorts its column.</p>"
+        + table("Leaderboard, measured", board.head, board.rows, board.kinds)
+        + data("leaderboard", board.head, board.rows)
+        + "</section>"
+    )
+
+
+def published_rows() -> list[dict[str, Any]]:
+    """What others published, each with its source."""
+    content: list[dict[str, Any]] = yaml.safe_load((resources.files("benchmarks") / "published.yaml").read_text())
+    return content
+
+
+def published(tasks: set[str]) -> str:
+    """A table of its own with numbers from elsewhere; empty where none concern these tasks."""
+    rows = [
+        (one["name"], one["task"], one["cohort"], one["metric"], one["value"], one["source"])
+        for one in published_rows()
+        if one["task"] in tasks
+    ]
+    if not rows:
+        return ""
+    return (
+        '<section aria-labelledby="published"><h2 id="published">Published elsewhere, not measured here</h2>'
+        "<p>Other people, other scans, other splits: not comparable row by row with what was measured.</p>"
+        + table("Published elsewhere", ("method", "task", "cohort", "metric", "value", "source"), rows)
+        + "</section>"
+    )
