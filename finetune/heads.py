@@ -110,7 +110,9 @@ def fit_knn(
     ks = [k for k in NEIGHBOURS if k <= smallest] or [1]
     kind = KNeighborsClassifier if classification else KNeighborsRegressor
     model = make_pipeline(StandardScaler(), kind(weights="distance"))
-    return _searched(model, {f"{kind.__name__.lower()}__n_neighbors": ks}, features, target, test, classification, seed, people)
+    return _searched(
+        model, {f"{kind.__name__.lower()}__n_neighbors": ks}, features, target, test, classification, seed, people
+    )
 
 
 def _searched(

@@ -64,7 +64,9 @@ class Task:
             raise UserError(f"task {self.name} predicts a number; --positive and --negative are for classes")
         ours, others = positive or self.class_one, negative or self.negatives
         if set(ours) & set(others):
-            raise UserError(f"'{min(set(ours) & set(others))}' is a positive and a negative class; expected one of both")
+            raise UserError(
+                f"'{min(set(ours) & set(others))}' is a positive and a negative class; expected one of both"
+            )
         title = f"{' or '.join(ours)} against {' or '.join(others)}"
         return replace(self, title=title, positive="+".join(ours), positives=ours, negatives=others)
 

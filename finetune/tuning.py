@@ -52,7 +52,9 @@ def fit_tuned(
     """
     rates = options.rates or (options.learning_rate,)
     if len(rates) == 1:
-        (own, predicted) = train_and_predict(make(), images, target, [images, test], classification, seed, options, rates[0])
+        (own, predicted) = train_and_predict(
+            make(), images, target, [images, test], classification, seed, options, rates[0]
+        )
         return Fitted(predicted, own, target, "training", {"learning_rate": rates[0]})
     learn, held = _validation(target, classification, seed, people)
     tried = []
