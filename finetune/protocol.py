@@ -74,11 +74,11 @@ def run_experiment(
         UserError: a cohort or split that does not serve the task, weights that share people with the cohort.
     """
     started = time.perf_counter()
-    people, target = participants_of(task, cohort)
-    percents = sorted(set(protocol.fractions))
-    plans = {one: layouts(cohort, task, people, target, protocol, one) for one in percents}
+    plans = _plans(cohort, task, protocol)
+    percents = list(plans)
     plan = plans[percents[-1]]
-    bench = Bench(cohort, task, people, target, protocol, out, plan, _externals(cohort, task, externals))
+    bench = bench_of(cohort, task, protocol, out, externals)
+    people, target = participants_of(task, cohort)
     if len({arm.name for arm in arms}) < len(arms):
         raise UserError("two arms have one name; expected each weights folder and mode once")
     for arm in arms:
@@ -93,6 +93,19 @@ def run_experiment(
     write_predictions(out / "predictions.tsv", bench, main, tested)
     write_atomically(out / "results.json", json.dumps(results, indent=2))
     return results
+
+
+def _plans(cohort: Cohort, task: Task, protocol: Protocol) -> dict[float, list[Layout]]:
+    """Percent, from small to large → the layout of every seed."""
+    people, target = participants_of(task, cohort)
+    return {one: layouts(cohort, task, people, target, protocol, one) for one in sorted(set(protocol.fractions))}
+
+
+def bench_of(cohort: Cohort, task: Task, protocol: Protocol, out: Path, externals: Sequence[Cohort] = ()) -> Bench:
+    """The bench of an experiment, its plan that of the largest fraction. Raises UserError as :func:`run_experiment`."""
+    people, target = participants_of(task, cohort)
+    plan = list(_plans(cohort, task, protocol).values())[-1]
+    return Bench(cohort, task, people, target, protocol, out, plan, _externals(cohort, task, externals))
 
 
 def _externals(cohort: Cohort, task: Task, others: Sequence[Cohort]) -> list[External]:
