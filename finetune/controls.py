@@ -13,6 +13,10 @@ from finetune.cohort import Cohort
 from finetune.tasks import Task
 
 Floats = npt.NDArray[np.float64]
+BLOB_WIDTH, BLOB_BRIGHT = (
+    0.35,
+    4.0,
+)  # of half the grid; of the 99th percentile: gross, so that only a broken line misses it
 FOUND = {True: 0.95, False: 0.9}  # AUC, or r, that a planted signal must reach
 EXPECTED = {
     "shuffled": "at chance: the interval holds 0.5 (AUC) or 0 (r)",
@@ -66,10 +70,10 @@ def planted(images: npt.NDArray[np.float32], target: Floats) -> npt.NDArray[np.f
     """A copy of ``images [N, 1, D, H, W]`` with a smooth blob in the middle, as bright as the target is high in its range."""
     shape = images.shape[2:]
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
-    blob = np.exp(-sum(axis**2 for axis in axes) / (2 * 0.2**2)).astype(np.float32)
+    blob = np.exp(-sum(axis**2 for axis in axes) / (2 * BLOB_WIDTH**2)).astype(np.float32)
     share = (target - target.min()) / max(float(np.ptp(target)), 1e-9)
     bright = float(np.percentile(images, 99)) or 1.0
-    return images + (bright * share).astype(np.float32)[:, None, None, None, None] * blob
+    return images + (BLOB_BRIGHT * bright * share).astype(np.float32)[:, None, None, None, None] * blob
 
 
 def held(

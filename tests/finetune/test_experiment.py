@@ -89,9 +89,7 @@ def test_workers_give_what_one_process_gives_and_files_explain_themselves(
 
 def test_the_front_door_runs_modes_fractions_and_maps(people: Corpus, tmp_path: Path, run: Run) -> None:
     words = ("--task", "ad", "--cohort", people.path, "--out", tmp_path / "r", "--shape", "32,40,32", "--spacing", 5)
-    answer = run(
-        "finetune", "run", *words, "--mode", "frozen,knn", "--fractions", "50,100", "--folds", 2, "--explain", "true"
-    )
+    answer = run("finetune", "run", *words, "--mode", "frozen,knn", "--fractions", "50,100", "--folds", 2, "--explain")
     assert answer.code == 0, answer.err
     results = json.loads((tmp_path / "r" / "results.json").read_text())
     assert [arm["mode"] for arm in results["arms"][:2]] == ["frozen", "knn"]
