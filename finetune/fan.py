@@ -10,14 +10,14 @@ from finetune.arms import Arm
 from finetune.bench import Bench
 from finetune.layouts import Layout
 
-_kept: dict[str, Bench] = {}  # of this worker: images are prepared once a process
+_kept: dict[tuple[str, str], Bench] = {}  # of this worker: images are prepared once a process
 
 
 def _one(bench: Bench, arm: Arm, seed: int, percent: float, layout: Layout) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _kept.setdefault(bench.fingerprint, bench).kept_or(arm, seed, layout, percent)
+    _kept.setdefault((bench.fingerprint, str(bench.out)), bench).kept_or(arm, seed, layout, percent)
 
 
 def fan_out(
