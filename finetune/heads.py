@@ -143,15 +143,18 @@ def _searched(
 
 def _inner_folds(target: Floats, classification: bool, seed: int, people: Ints) -> list[tuple[Ints, Ints]]:
     """Folds of the training people, all scans of one on one side."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-    from finetune.splits import stratify
-
-    strata = stratify(target, classification)
-    if len(np.unique(people)) == len(people):
-        count = max(2, min(4, int(np.bincount(strata).min()))) if classification else max(2, min(4, len(target) // 5))
-        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(target, strata))
-    return list(StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(target, strata, people))
+    single = len(np.unique(people)) == len(people)
+    if not classification:
+        if single:
+            count = max(2, min(4, len(target) // 5))
+            return list(KFold(count, shuffle=True, random_state=seed).split(target))
+        return list(GroupKFold(2).split(target, groups=people))
+    if single:
+        count = max(2, min(4, int(min(target.sum(), len(target) - target.sum()))))
+        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(target, target))
+    return list(StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(target, target, people))
 
 
 def _out_of_fold(
