@@ -1,123 +1,169 @@
-"""What is put on a backbone: a linear model on frozen features, or everything trained at once."""
+"""What is put on a backbone: a linear model or neighbours on frozen features, adapters, or everything trained at once.
+
+Every model is chosen on training people alone, and says what it made of training people it had not learnt from: the
+thresholds and corrections of :mod:`finetune.metrics` are fitted on those.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional as F
-
-from pretrain.backbones import Backbone
-from pretrain.intensity import augment, standardise
 
 Floats = npt.NDArray[np.float64]
-STRENGTHS = np.logspace(-3, 5, 17)  # penalties tried on the training people alone
+Ints = npt.NDArray[np.int64]
+STRENGTHS = np.logspace(-3, 5, 17)  # ridge penalties tried on the training people alone
+PENALTIES = np.logspace(-4, 1, 8)  # C of the logistic regression, likewise
+NEIGHBOURS = (1, 3, 5, 9, 15, 25, 45)  # likewise
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Full fine-tuning: AdamW, half-cosine schedule with one warm-up epoch, the last epoch's weights are used."""
+    """Full fine-tuning and LoRA: AdamW, half-cosine schedule with one warm-up epoch, the last epoch's weights are used.
+
+    Attributes:
+        rates: learning rates of which one is chosen on validation people; none: ``learning_rate``.
+        layer_decay: of the learning rate from layer to layer, towards the input, where weights are given.
+        rank: of LoRA's adapters.
+    """
 
     epochs: int = 30
     batch_size: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    rates: tuple[float, ...] = ()
+    layer_decay: float = 1.0
+    rank: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What one model predicts.
+
+    Attributes:
+        test: ``[n_test]``, probability of class 1 or the target's unit.
+        inner: of ``[n_inner]`` training people, ``inner_target`` what they are.
+        source: out-of-fold, validation, or training (the model had learnt from them).
+        chosen: hyper-parameters.
+    """
+
+    test: Floats
+    inner: Floats
+    inner_target: Floats
+    source: str
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 def linear_predict(
     features: npt.NDArray[np.floating], target: Floats, test: npt.NDArray[np.floating], classification: bool, seed: int
 ) -> Floats:
-    """Logistic (balanced classes) or ridge regression on z-scored features; the penalty by cross-validation inside.
+    """Predictions ``[n_test]`` of :func:`fit_linear`, everybody having one scan."""
+    return fit_linear(features, target, test, classification, seed, np.arange(len(target))).test
 
-    Returns probabilities of class 1, or predictions in the target's unit, ``[n_test]``.
-    """
-    from sklearn.linear_model import LogisticRegression, RidgeCV
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+def fit_linear(
+    features: npt.NDArray[np.floating],
+    target: Floats,
+    test: npt.NDArray[np.floating],
+    classification: bool,
+    seed: int,
+    people: Ints,
+) -> Fitted:
+    """Logistic (balanced classes) or ridge regression on z-scored features; the penalty by cross-validation inside."""
+    from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     keep = features.std(0) > 1e-8
     if not keep.any():
-        return np.full(len(test), target.mean())
-    if not classification:
-        model = make_pipeline(StandardScaler(), RidgeCV(STRENGTHS))
-        predicted: Floats = model.fit(features[:, keep], target).predict(test[:, keep])
-        return np.clip(predicted, target.min() - 15, target.max() + 15)
-    folds = StratifiedKFold(
-        max(2, min(4, int(min(target.sum(), len(target) - target.sum())))), shuffle=True, random_state=seed
-    )
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
-    penalties = {"logisticregression__C": np.logspace(-4, 1, 8)}
-    search = GridSearchCV(logistic, penalties, cv=folds, scoring="neg_log_loss")
-    with threadpool_limits(1):  # matrices this small only wait for threads
-        probability: Floats = search.fit(features[:, keep], target).predict_proba(test[:, keep])[:, 1]
-    return probability
+        mean = target.mean()
+        return Fitted(np.full(len(test), mean), np.full(len(target), mean), target, "training")
+    if classification:
+        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+        grid = {"logisticregression__C": PENALTIES}
+        return _searched(model, grid, features[:, keep], target, test[:, keep], True, seed, people)
+    ridge = make_pipeline(StandardScaler(), RidgeCV(STRENGTHS)).fit(features[:, keep], target)
+    strength = float(ridge[-1].alpha_)
+    fixed = make_pipeline(StandardScaler(), Ridge(strength))
+    low, high = target.min() - 15, target.max() + 15
+    inner = _out_of_fold(fixed, features[:, keep], target, False, seed, people)
+    predicted = np.clip(ridge.predict(test[:, keep]), low, high)
+    return Fitted(predicted, np.clip(inner, low, high), target, "out-of-fold", {"alpha": strength})
 
 
-def full_predict(
-    backbone: Backbone,
-    images: torch.Tensor,
+def fit_knn(
+    features: npt.NDArray[np.floating],
     target: Floats,
-    test: torch.Tensor,
+    test: npt.NDArray[np.floating],
     classification: bool,
     seed: int,
-    options: FineTuning,
-) -> Floats:
-    """Train backbone and head together on ``images [N, C, D, H, W]``, predict ``test``; all randomness from ``seed``."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = backbone.to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = torch.nn.Linear(backbone.feature_size, 1).to(device)
-    mean, sd = (0.0, 1.0) if classification else (float(target.mean()), float(target.std()) + 1e-6)
-    wanted = torch.tensor((target - mean) / sd, dtype=torch.float32)
-    weight = float((1 - target).sum() / max(target.sum(), 1)) if classification else 1.0
-    _train(backbone, head, images, wanted, weight, classification, seed, options, device)
-    backbone.eval()
-    with torch.no_grad():
-        parts = [head(backbone(standardise(part).to(device)).float()).squeeze(1).cpu() for part in test.split(16)]
-    output = torch.cat(parts)
-    result = output.sigmoid() if classification else output * sd + mean
-    return result.numpy().astype(np.float64)
+    people: Ints,
+) -> Fitted:
+    """Nearest neighbours, weighted by inverse distance, on z-scored features; k by cross-validation inside."""
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-
-def _train(
-    backbone: Backbone,
-    head: torch.nn.Linear,
-    images: torch.Tensor,
-    wanted: torch.Tensor,
-    weight: float,
-    classification: bool,
-    seed: int,
-    options: FineTuning,
-    device: torch.device,
-) -> None:
-    parameters = [*backbone.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, options.learning_rate, weight_decay=options.weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    batches = max(1, len(images) // options.batch_size)
-    total, ramp = batches * options.epochs, batches
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / ramp) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+    smallest = min(len(train) for train, _ in _inner_folds(target, classification, seed, people))
+    ks = [k for k in NEIGHBOURS if k <= smallest] or [1]
+    kind = KNeighborsClassifier if classification else KNeighborsRegressor
+    model = make_pipeline(StandardScaler(), kind(weights="distance"))
+    return _searched(
+        model, {f"{kind.__name__.lower()}__n_neighbors": ks}, features, target, test, classification, seed, people
     )
-    backbone.train()
-    for _ in range(options.epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for batch in order.chunk(batches):
-            with torch.autocast(device.type, torch.bfloat16):
-                features = backbone(standardise(augment(images[batch], generator)).to(device))
-            output = head(features.float()).squeeze(1)
-            goal = wanted[batch].to(device)
-            if classification:
-                loss = F.binary_cross_entropy_with_logits(output, goal, pos_weight=torch.tensor(weight, device=device))
-            else:
-                loss = F.smooth_l1_loss(output, goal)
-            optimizer.zero_grad()
-            loss.backward()
-            if torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, 1.0)):  # see Pretraining's clipping
-                optimizer.step()
-            schedule.step()
+
+
+def _searched(
+    model: Any,
+    grid: dict[str, Any],
+    features: npt.NDArray[Any],
+    target: Floats,
+    test: npt.NDArray[Any],
+    classification: bool,
+    seed: int,
+    people: Ints,
+) -> Fitted:
+    from sklearn.model_selection import GridSearchCV
+    from threadpoolctl import threadpool_limits
+
+    knn = any("neighbors" in name for name in grid)
+    classes_by = "roc_auc" if knn else "neg_log_loss"  # a neighbour's vote may be 0 or 1, whose log loss is infinite
+    scoring = classes_by if classification else "neg_mean_absolute_error"
+    folds = _inner_folds(target, classification, seed, people)
+    with threadpool_limits(1):  # matrices this small only wait for threads
+        search = GridSearchCV(model, grid, cv=folds, scoring=scoring).fit(features, target)
+        inner = _out_of_fold(search.best_estimator_, features, target, classification, seed, people)
+    best = search.best_estimator_
+    predicted: Floats = best.predict_proba(test)[:, 1] if classification else best.predict(test)
+    chosen = {name.rpartition("__")[2]: float(value) for name, value in search.best_params_.items()}
+    return Fitted(predicted, inner, target, "out-of-fold", chosen)
+
+
+def _inner_folds(target: Floats, classification: bool, seed: int, people: Ints) -> list[tuple[Ints, Ints]]:
+    """Folds of the training people, all scans of one on one side."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+    single = len(np.unique(people)) == len(people)
+    if not classification:
+        if single:
+            count = max(2, min(4, len(target) // 5))
+            return list(KFold(count, shuffle=True, random_state=seed).split(target))
+        return list(GroupKFold(2).split(target, groups=people))
+    if single:
+        count = max(2, min(4, int(min(target.sum(), len(target) - target.sum()))))
+        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(target, target))
+    return list(StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(target, target, people))
+
+
+def _out_of_fold(
+    model: Any, features: npt.NDArray[Any], target: Floats, classification: bool, seed: int, people: Ints
+) -> Floats:
+    from sklearn.base import clone
+
+    found = np.zeros(len(target))
+    for train, held in _inner_folds(target, classification, seed, people):
+        fitted = clone(model).fit(features[train], target[train])
+        found[held] = fitted.predict_proba(features[held])[:, 1] if classification else fitted.predict(features[held])
+    return found

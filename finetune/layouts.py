@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from finetune.cohort import Cohort
 from finetune.split_files import CROSS_VALIDATION, HELD_OUT_SITE, SAME_SITES, Named, Rows, read_splits
-from finetune.splits import Persons, Split, folds, pick_labels, site_folds, site_split, sites_of, stratify
+from finetune.splits import Persons, Split, folds, pick_labels, pick_share, site_folds, site_split, sites_of, stratify
 from finetune.tasks import Task
 from synth.errors import UserError
 
 if TYPE_CHECKING:
-    from finetune.protocol import Protocol
+    from finetune.arms import Protocol
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,8 +33,10 @@ class Layout:
     pool: Named = field(default_factory=list)
 
 
-def layouts(cohort: Cohort, task: Task, people: list[str], target: Floats, protocol: Protocol) -> list[Layout]:
-    """What is trained and tested in each seed, all scans of a person on one side.
+def layouts(
+    cohort: Cohort, task: Task, people: list[str], target: Floats, protocol: Protocol, percent: float = 100
+) -> list[Layout]:
+    """What is trained and tested in each seed, all scans of a person on one side; ``percent`` of the training people.
 
     Raises:
         UserError: a split that cannot be made.
@@ -49,10 +51,12 @@ def layouts(cohort: Cohort, task: Task, people: list[str], target: Floats, proto
         pools = _folds(cohort, task, people, persons, own, protocol)
 
     def labelled(split: Split, seed: int) -> Split:
-        if protocol.labels is None:
+        if protocol.labels is None and percent >= 100:
             return split
         pool = np.unique(persons.of_rows[split.train])
-        picked = persons.rows(pick_labels(pool, own, task.is_classification, protocol.labels, seed))
+        if protocol.labels is not None:
+            pool = pick_labels(pool, own, task.is_classification, protocol.labels, seed)
+        picked = persons.rows(pick_share(pool, own, task.is_classification, percent, seed))
         return Split(np.intersect1d(picked, split.train), split.test)
 
     return [Layout([(name, labelled(split, seed)) for name, split in pool], pool) for seed, pool in enumerate(pools)]

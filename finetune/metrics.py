@@ -1,8 +1,9 @@
-"""Metrics with intervals: ROC-AUC and balanced accuracy, mean absolute error in years."""
+"""Metrics with intervals, paired tests, calibration, and what is fitted on training people for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from synth.keys import rng_for
 
 Floats = npt.NDArray[np.float64]
+Metric = Callable[[Floats, Floats], float]
 DRAWS = 1000
 LEVEL = 95
 
@@ -38,18 +40,12 @@ def mean_absolute_error(target: Floats, prediction: Floats) -> float:
     return float(np.abs(target - prediction).mean())
 
 
-CLASSIFICATION: dict[str, Callable[[Floats, Floats], float]] = {
-    "roc_auc": roc_auc,
-    "balanced_accuracy": balanced_accuracy,
-}
-REGRESSION: dict[str, Callable[[Floats, Floats], float]] = {"mae_years": mean_absolute_error}
-
-
 def with_interval(
     metric: Callable[[Floats, Floats], float],
     target: Floats,
     predictions: Floats,
     people: npt.NDArray[np.int64] | None = None,
+    draws: int = DRAWS,
 ) -> dict[str, float]:
     """Mean over seeds and its 95 % bootstrap interval over participants and seeds (both drawn with replacement).
 
@@ -58,10 +54,9 @@ def with_interval(
         target: ``[n]``.
         predictions: ``[seeds, n]``.
         people: ``[n]`` whose each scan is, where some have several: people are drawn, with all their scans.
+        draws: of the bootstrap.
     """
-    values = _bootstrap(
-        lambda who, seeds: _mean(metric, target[who], predictions[seeds][:, who]), target, len(predictions), people
-    )
+    values = drawn(metric, target, predictions, people, draws)
     low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return {"value": _mean(metric, target, predictions), "low": float(low), "high": float(high)}
 
@@ -98,13 +93,136 @@ def _bootstrap(
     target: Floats,
     seeds: int,
     people: npt.NDArray[np.int64] | None = None,
+    number: int = DRAWS,
 ) -> Floats:
     rng = rng_for(0, len(target), "bootstrap")
     everybody = np.arange(len(target)) if people is None else people
     _, whose = np.unique(everybody, return_inverse=True)
     count = int(whose.max()) + 1
-    draws = [(rng.integers(0, count, count), rng.integers(0, seeds, seeds)) for _ in range(DRAWS)]
+    draws = [(rng.integers(0, count, count), rng.integers(0, seeds, seeds)) for _ in range(number)]
     if count < len(target):
         rows = [np.flatnonzero(whose == person) for person in range(count)]
         draws = [(np.concatenate([rows[person] for person in drawn]), which) for drawn, which in draws]
     return np.array([statistic(who, which) for who, which in draws])
+
+
+def sensitivity(target: Floats, said: Floats) -> float:
+    """Share of class 1 that is called so (``said`` > 0.5); NaN without anybody of class 1."""
+    positive = target > 0.5
+    return float((said[positive] > 0.5).mean()) if positive.any() else float("nan")
+
+
+def specificity(target: Floats, said: Floats) -> float:
+    """Share of class 0 that is called so; NaN without anybody of class 0."""
+    return sensitivity(1 - target, 1 - said)
+
+
+def f1(target: Floats, score: Floats) -> float:
+    """F1 of class 1 at probability 0.5; 0 where nobody of class 1 is found."""
+    said, positive = score > 0.5, target > 0.5
+    return float(2 * (said & positive).sum() / max(said.sum() + positive.sum(), 1))
+
+
+def brier(target: Floats, score: Floats) -> float:
+    """Mean squared distance of probability and class (Brier 1950): 0 is best, 0.25 is a probability of one half."""
+    return float(np.square(target - score).mean())
+
+
+def pearson_r(target: Floats, prediction: Floats) -> float:
+    """Correlation; 0 for a constant prediction, of which there is none."""
+    if target.std() < 1e-12 or prediction.std() < 1e-12:
+        return 0.0
+    return float(np.corrcoef(target, prediction)[0, 1])
+
+
+def r_squared(target: Floats, prediction: Floats) -> float:
+    """Coefficient of determination: 0 for predicting the mean of those tested, negative for worse."""
+    return float(1 - np.square(target - prediction).sum() / max(np.square(target - target.mean()).sum(), 1e-12))
+
+
+def mean_gap(target: Floats, prediction: Floats) -> float:
+    """Mean of predicted minus true."""
+    return float((prediction - target).mean())
+
+
+def threshold_at(target: Floats, score: Floats, wanted: float = 0.9) -> float:
+    """The score above which at most 1 − ``wanted`` of class 0 lie: a specificity of ``wanted`` on these people."""
+    return float(np.quantile(score[target < 0.5], wanted, method="higher"))
+
+
+def age_correction(target: Floats, prediction: Floats) -> tuple[float, float]:
+    """(α, β) of prediction = α · target + β, fitted on training people (de Lange & Cole 2020, NeuroImage: Clinical 26).
+
+    Fewer than three people, or one age, give (1, 0): no correction.
+    """
+    if len(target) < 3 or target.std() < 1e-9:
+        return 1.0, 0.0
+    slope, intercept = np.polyfit(target, prediction, 1)
+    return float(slope), float(intercept)
+
+
+def corrected(target: Floats, prediction: Floats, line: tuple[float, float]) -> Floats:
+    """Prediction + (target − (α · target + β)), whose gap does not depend on age (de Lange & Cole 2020)."""
+    return prediction + target - (line[0] * target + line[1])
+
+
+def calibration(target: Floats, scores: Floats, bins: int = 10) -> dict[str, Any]:
+    """Reliability curve over equal bins of probability, and its expected calibration error (Naeini et al. 2015).
+
+    Args:
+        target: ``[n]``.
+        scores: ``[seeds, n]``, taken together.
+        bins: how many.
+    """
+    score, truth = scores.ravel(), np.tile(target, len(scores))
+    where = np.minimum((np.clip(score, 0, 1) * bins).astype(np.int64), bins - 1)
+    curve, error = [], 0.0
+    for one in np.unique(where):
+        inside = where == one
+        said, found = float(score[inside].mean()), float(truth[inside].mean())
+        error += float(inside.mean()) * abs(said - found)
+        curve.append({"predicted": said, "observed": found, "count": int(inside.sum())})
+    return {"expected_calibration_error": error, "curve": curve}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for as many tests (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    found, worst = np.zeros(len(p_values)), 0.0
+    for rank, position in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[position]))
+        found[position] = worst
+    return [float(p) for p in found]
+
+
+def drawn(
+    metric: Metric,
+    target: Floats,
+    predictions: Floats,
+    people: npt.NDArray[np.int64] | None = None,
+    draws: int = DRAWS,
+) -> Floats:
+    """The metric in every bootstrap draw; the same draws of people for every arm, so that differences are paired."""
+    return _bootstrap(
+        lambda who, seeds: _mean(metric, target[who], predictions[seeds][:, who]),
+        target,
+        len(predictions),
+        people,
+        draws,
+    )
+
+
+def paired_p(ours: Floats, theirs: Floats) -> float:
+    """Two-sided p of no difference from paired bootstrap draws: twice the smaller share on one side of 0."""
+    difference = (ours - theirs)[np.isfinite(ours - theirs)]
+    below, above = (difference <= 0).sum(), (difference >= 0).sum()
+    return float(min(1.0, 2 * (min(below, above) + 1) / (len(difference) + 1)))
+
+
+CLASSIFICATION: dict[str, Metric] = {
+    "roc_auc": roc_auc,
+    "balanced_accuracy": balanced_accuracy,
+    "f1": f1,
+    "brier": brier,
+}
+REGRESSION: dict[str, Metric] = {"mae_years": mean_absolute_error, "r": pearson_r, "r2": r_squared}

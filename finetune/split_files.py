@@ -48,7 +48,7 @@ class Rows:
         """Diagnosis of each row, or its age in years."""
         if not self.task.is_classification:
             return [f"{value:g}" for value in self.target]
-        return [str(self.task.positive) if value else "CN" for value in self.target]
+        return [str(self.task.positive) if value else "+".join(self.task.negatives) for value in self.target]
 
     def column(self, name: str) -> list[str]:
         """A column of the cohort as words; n/a where it is missing."""

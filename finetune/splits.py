@@ -91,6 +91,30 @@ def pick_labels(pool: Ints, target: npt.NDArray[np.float64], classification: boo
     return np.sort(np.array([who for queue, n in zip(queues, counts, strict=True) for who in queue[:n]], np.int64))
 
 
+def pick_share(pool: Ints, target: npt.NDArray[np.float64], classification: bool, percent: float, seed: int) -> Ints:
+    """``percent`` of the participants in ``pool``, classes (or ages) in proportion; a smaller share is part of a larger.
+
+    Raises:
+        UserError: a share that leaves fewer than four people, or nobody of a class.
+    """
+    if percent >= 100:
+        return pool
+    strata = stratify(target[pool], classification)
+    rng = rng_for(seed, 0, "label shares")
+    place = np.empty(len(pool))
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    picked = np.sort(pool[np.argsort(place, kind="stable")[: round(len(pool) * percent / 100)]])
+    counts = np.bincount(target[picked].astype(np.int64), minlength=2) if classification else np.array([4, 4])
+    if len(picked) < 4 or counts.min() < 2:
+        raise UserError(
+            f"--fractions {percent:g} leaves {len(picked)} of {len(pool)} people to learn from; expected four or more, "
+            "two of each class"
+        )
+    return picked
+
+
 def sites_of(cohort: Cohort, rows: list[str], option: str) -> npt.NDArray[np.object_]:
     """Site of each row. Raises UserError without a column site, or for a person whose scans are of several sites."""
     if "site" not in cohort.table.columns:

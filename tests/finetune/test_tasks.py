@@ -1,0 +1,68 @@
+"""Tasks: classes are settings, a task of one's own is a few lines of YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finetune.cohort import Cohort
+from finetune.tasks import TASKS, find_task, participants_of
+from synth.errors import UserError
+
+
+def cohort() -> Cohort:
+    words = ["CN"] * 10 + ["AD"] * 6 + ["MCI"] * 5
+    table = pd.DataFrame(
+        {"diagnosis": words, "age": np.arange(21) + 60.0, "amyloid": [0, 1, 1] * 7, "moca": np.arange(21) + 5.0},
+        index=[f"sub-{k:02d}" for k in range(21)],
+    )
+    return Cohort("toy", table, dict.fromkeys(table.index, 0))
+
+
+def write(tmp_path: Path, text: str) -> str:
+    (tmp_path / "my.yaml").write_text(text)
+    return str(tmp_path / "my.yaml")
+
+
+def test_people_with_mci_take_no_part_in_ad_unless_a_class_names_them() -> None:
+    names, target = participants_of(TASKS["ad"], cohort())
+    assert (len(names), target.sum()) == (16, 6)
+    names, target = participants_of(TASKS["ad"].with_classes(("AD", "MCI"), ()), cohort())
+    assert (len(names), target.sum()) == (21, 11)
+    names, target = participants_of(TASKS["ad"].with_classes(("AD",), ("MCI",)), cohort())
+    assert (len(names), target.sum()) == (11, 6)
+
+
+def test_a_task_of_ones_own_takes_any_column_its_values_and_filters(tmp_path: Path) -> None:
+    task = find_task(write(tmp_path, "{name: amy, column: amyloid, kind: classification, positive: 1, negative: 0}"))
+    names, target = participants_of(task, cohort())
+    assert (len(names), target.sum()) == (21, 14)
+    task = find_task(
+        write(tmp_path, "{name: m, column: moca, kind: regression, unit: points, filters: {diagnosis: CN}}")
+    )
+    names, target = participants_of(task, cohort())
+    assert (task.unit, len(names), target[0]) == ("points", 10, 5.0)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{name: a, colunm: b, kind: regression}", "near it: column"),
+        ("{name: a, column: b, kind: ranking}", "classification or regression"),
+        ("{name: a, column: b, kind: classification, positive: 1}", "positive and for negative"),
+        ("{name: a, column: b, kind: classification, positive: 1, negative: [0, 1]}", "as positive and as negative"),
+        ("[1, 2]", "no mapping"),
+        ("{name: [", "no YAML"),
+    ],
+)
+def test_a_bad_task_file_is_refused_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        find_task(write(tmp_path, text))
+
+
+def test_one_value_cannot_be_both_classes() -> None:
+    with pytest.raises(UserError, match="positive and a negative"):
+        TASKS["ad"].with_classes(("CN",), ())
