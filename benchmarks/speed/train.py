@@ -64,9 +64,7 @@ def _row(group: str, edge: int, precision: str, side: int) -> Row:
 def _gpu_row(group: str, edge: int) -> Row:
     options = {"group": group, "edge": edge, "precision": "bf16", "batch": GPU_BATCH, "ours": True, "device": "cuda"}
     words = f"forward, backward, AdamW; {GPU_BATCH} at once; FLOP utilisation"
-    return Row(
-        f"{NAMES[group][0]}, GPU", "gpu", (edge, edge, edge), f"{_STEPS}:Step", options, words, "GPU", THREADS
-    )
+    return Row(f"{NAMES[group][0]}, GPU", "gpu", (edge, edge, edge), f"{_STEPS}:Step", options, words, "GPU", THREADS)
 
 
 def ratios(measured: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +111,7 @@ def ours_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
 
 def monais_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
     """MONAI's module of a group, as wide and deep as ours, and the same loss."""
-    from monai.networks.nets import DenseNet121, MaskedAutoEncoderViT, ViT, ViTAutoEnc
+    from monai.networks.nets import DenseNet121, ViT, ViTAutoEnc
 
     shape = {"in_channels": 1, "img_size": (edge,) * 3, "patch_size": (PATCH,) * 3}
     vit = {**shape, "hidden_size": WIDTH, "mlp_dim": 4 * WIDTH, "num_layers": DEPTH, "num_heads": HEADS}
@@ -197,4 +196,7 @@ class Streamed(Step):
 
     def extras(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """The share of time that training waited for the stream."""
-        return {"data_wait_share": round(self.feed.waited / max(self.spent, 1e-9), 4), "gpu": torch.cuda.get_device_name()}
+        return {
+            "data_wait_share": round(self.feed.waited / max(self.spent, 1e-9), 4),
+            "gpu": torch.cuda.get_device_name(),
+        }

@@ -177,7 +177,7 @@ def test_a_second_kill_while_the_log_opens_loses_nothing(tmp_path: Path) -> None
 
 
 def test_a_logger_that_is_not_there_is_refused_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="names 'tensorbord'; expected .*tensorboard"):
+    with pytest.raises(UserError, match=r"names 'tensorbord'; expected .*tensorboard"):
         check_loggers(["tensorbord"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pretrain.loggers.installed", lambda name: False)

@@ -23,7 +23,9 @@ from synth.errors import UserError
 from tests.conftest import PLUGIN, elsewhere
 
 ONE = TrainOptions("vit_xs", "plainly.Plainly", 6, 8, precision="fp32", probe_every=0)
-TOLERANCE = 2e-5  # of weights after six steps of at most 1e-3: sums in another order, and AdamW divides by small numbers
+TOLERANCE = (
+    2e-5  # of weights after six steps of at most 1e-3: sums in another order, and AdamW divides by small numbers
+)
 
 
 def curve(out: Path) -> list[tuple[int, float]]:
@@ -43,7 +45,14 @@ def assert_same_training(one: Path, two: Path) -> None:
 
 def test_without_variables_there_is_one_process_with_them_torchrun_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world_here() == World()
-    told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "n", "MASTER_PORT": "1"}
+    told = {
+        "RANK": "5",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "n",
+        "MASTER_PORT": "1",
+    }
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     here = world_here()
@@ -104,7 +113,18 @@ def test_what_a_worker_refuses_is_found_in_what_ray_raises() -> None:
 @pytest.mark.timeout(300)
 def test_killed_by_kill_9_the_same_command_gives_the_undisturbed_curve(planted: Corpus, tmp_path: Path) -> None:
     def command(out: Path) -> list[str]:
-        words = ["pretrain", "run", "--corpus", str(planted.path), "--out", str(out), "--steps", "150", "--batch-size", "4"]
+        words = [
+            "pretrain",
+            "run",
+            "--corpus",
+            str(planted.path),
+            "--out",
+            str(out),
+            "--steps",
+            "150",
+            "--batch-size",
+            "4",
+        ]
         words += ["--backbone", "vit_xs", "--objective", "mae", "--precision", "fp32", "--probe-every", "0"]
         return [sys.executable, "-m", "brainloom", *words]
 
