@@ -60,7 +60,7 @@ class Matrix:
     steps: int = 1000
     batch_size: int = 16
     strip: bool = False
-    fractions: tuple[int, ...] = (25, 50, 100)
+    fractions: tuple[float, ...] = (25.0, 50.0, 100.0)
     seeds: int = 5
     folds: int = 5
     test_site: str | None = None
@@ -167,26 +167,32 @@ class Matrix:
         """One row an arm and fraction of the labels."""
         from finetune.heads import FineTuning
         from finetune.protocol import Protocol, controls, run_experiment
-        from finetune.tasks import participants_of
         from synth.progress import progress_bar
 
-        count = len(set(people.people(participants_of(task, people)[0])))
-        for share in self.fractions:
-            labels = None if share == 100 else max(8, round(count * (1 - 1 / self.folds) * share / 100))
-            protocol = Protocol(
-                self.seeds,
-                self.folds,
-                labels,
-                self.test_site,
-                grid=self._grid(),
-                fine_tuning=FineTuning(epochs=self.epochs),
-            )
-            with progress_bar(f"{task.name}, {share} % of the labels", "arms × seeds") as show:
-                found = run_experiment(
-                    people, task, [*arms, *controls(people, task)], protocol, out / f"{task.name}-{share}", show
-                )
-            for arm in found["arms"]:
-                yield {"task": task.name, "percent": share, "learnt_from": found["train_people"], **arm}
+        protocol = Protocol(
+            self.seeds,
+            self.folds,
+            test_site=self.test_site,
+            grid=self._grid(),
+            fine_tuning=FineTuning(epochs=self.epochs),
+            fractions=self.fractions,
+        )
+        with progress_bar(task.name, "arms × seeds") as show:
+            everybody = [*arms, *controls(people, task, arms)]
+            found = run_experiment(people, task, everybody, protocol, out / task.name, show)
+        about = {arm["name"]: arm for arm in found["arms"]}
+        for share in found["fractions"]:
+            for name, metrics in share["arms"].items():
+                told = {key: about[name][key] for key in ("name", "mode", "control", "backbone")}
+                yield {
+                    "task": task.name,
+                    "main_metric": found["main_metric"],
+                    "higher_is_better": found["higher_is_better"],
+                    "percent": share["percent"],
+                    "learnt_from": share["train_people"],
+                    **told,
+                    "metrics": metrics,
+                }
 
     def _grid(self) -> Any:
         given = next(iter(self.sources.values())).init_args
@@ -200,7 +206,7 @@ class Matrix:
         results = {"benchmark": "matrix", "options": self._options(), "left_out": self._left_out, "rows": rows}
         write_atomically(out / RESULTS, json.dumps(results, indent=1))
         draw(rows, out / PICTURE)
-        experiments = [out / "results" / f"{task}-{share}" for task in self.tasks for share in self.fractions]
+        experiments = [out / "results" / task for task in self.tasks]
         write_report(Story(experiments, list(corpora.values()), weights), out)
 
     def _options(self) -> dict[str, Any]:
@@ -212,8 +218,8 @@ class Matrix:
 
 
 def main_value(row: Mapping[str, Any]) -> dict[str, float]:
-    """The first metric on the last test set: ROC-AUC, or years of error."""
-    found: dict[str, float] = next(iter(list(row["metrics"].values())[-1].values()))
+    """The main metric on the last test set."""
+    found: dict[str, float] = list(row["metrics"].values())[-1][row["main_metric"]]
     return found
 
 
@@ -223,13 +229,13 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
     for task, share in dict.fromkeys((row["task"], row["percent"]) for row in rows):
         here = [row for row in rows if (row["task"], row["percent"]) == (task, share)]
         said.append(f"{task}, {share} % of the labels:")
-        said += [f"  {_told(row):<30} {row['name']}" for row in ranked(here, task)]
+        said += [f"  {_told(row):<30} {row['name']}" for row in ranked(here)]
     return said
 
 
-def ranked(rows: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The best first."""
-    return sorted(rows, key=lambda row: main_value(row)["value"] * (1 if task == "age" else -1))
+    return sorted(rows, key=lambda row: main_value(row)["value"] * (-1 if row["higher_is_better"] else 1))
 
 
 def _told(row: Mapping[str, Any]) -> str:
@@ -252,7 +258,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             shown = [row for row in rows if row["task"] == task and row["backbone"] in (backbone, None)]
             for name in dict.fromkeys(row["name"] for row in shown):
                 line = [row for row in shown if row["name"] == name]
-                control = line[0]["backbone"] is None
+                control = line[0]["mode"] == "control"
                 axis.plot(
                     [row["percent"] for row in line],
                     [main_value(row)["value"] for row in line],
@@ -265,6 +271,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axis.set(
                 title=f"{task}, {backbone}", xlabel="percent of the labels", xticks=sorted({r["percent"] for r in rows})
             )
-            axis.set_ylabel("mean absolute error, years" if task == "age" else "ROC-AUC")
+            axis.set_ylabel(shown[0]["main_metric"].replace("_", " "))
             axis.legend(fontsize=6, frameon=False)
     save_png(sheet, path)

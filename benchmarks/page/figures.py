@@ -57,19 +57,16 @@ def _forest_panel(title: str, known: list[tuple[dict[str, Any], dict[str, float]
 
 
 def _digits(metric: str) -> int:
-    return 1 if metric == "mae_years" else 2
+    return 1 if metric.startswith("mae") else 2
 
 
-def share_points(arm: dict[str, Any], test_set: str, metric: str) -> list[tuple[float, dict[str, float]]]:
-    """(share of the labels, value) of an arm, in order; empty where only one share was run."""
-    given = arm.get("fractions") or {}
-    pairs = given.items() if isinstance(given, dict) else [(one.get("fraction"), one) for one in given]
+def share_points(results: dict[str, Any], arm: str, test_set: str, metric: str) -> list[tuple[float, dict[str, float]]]:
+    """(percent of the labels, value) of an arm, in order; empty where only one percentage was run."""
     points = []
-    for share, one in pairs:
-        metrics = one.get("metrics", one)
-        value = metrics.get(test_set, {}).get(metric)
-        if share is not None and isinstance(value, dict) and {"value", "low", "high"} <= set(value):
-            points.append((float(share), value))
+    for one in results.get("fractions", []):
+        value = value_of({"metrics": one["arms"].get(arm, {})}, test_set, metric)
+        if value is not None:
+            points.append((float(one["percent"]), value))
     return sorted(points, key=lambda point: point[0]) if len(points) > 1 else []
 
 
@@ -78,7 +75,7 @@ def label_efficiency(results: dict[str, Any]) -> str:
     metric, _ = main_metric(results)
     panels, rows = [], []
     for test_set in results["test_sets"]:
-        lines = [(arm, share_points(arm, test_set, metric)) for arm in leaders(results, test_set)]
+        lines = [(arm, share_points(results, arm["name"], test_set, metric)) for arm in leaders(results, test_set)]
         lines = [(arm, points) for arm, points in lines if points]
         if not lines:
             continue
@@ -87,13 +84,13 @@ def label_efficiency(results: dict[str, Any]) -> str:
             f"Label efficiency, {test_set}", (0, 100), (min(values), max(values)), ("% of labels", named(metric))
         )
         for arm, points in lines:
-            xs, kind = [100 * share for share, _ in points], kind_of(arm)
+            xs, kind = [percent for percent, _ in points], kind_of(arm)
             panel.band(xs, [v["low"] for _, v in points], [v["high"] for _, v in points], kind)
             panel.line(xs, [v["value"] for _, v in points], kind, arm["name"])
             panel.label(arm["name"], kind)
-            rows += [(arm["name"], test_set, share, value) for share, value in points]
+            rows += [(arm["name"], test_set, percent, value) for percent, value in points]
         panels.append(panel.svg())
-    head = ("arm", "test set", "share of labels", named(metric))
+    head = ("arm", "test set", "% of labels", named(metric))
     says = "The best arm of each kind; bands are 95 % intervals."
     return figure("Label efficiency", panels, says, f"{results['task']} label efficiency", head, rows) if panels else ""
 
@@ -181,19 +178,13 @@ def ages(results: dict[str, Any], predictions: Predictions) -> str:
 
 
 def subgroup_rows(results: dict[str, Any]) -> list[tuple[str, str, str, str, dict[str, float]]]:
-    """(arm, test set, attribute, group, value of the main metric) of every subgroup the results know."""
+    """(arm, test set, kind of group, group, value of the main metric) of every subgroup the results know."""
     metric, _ = main_metric(results)
-    rows = []
-    for arm in results["arms"]:
-        for test_set, table in (arm.get("subgroups") or {}).items():
-            given = table.items() if isinstance(table, dict) else [("", table)]
-            for attribute, groups in given:
-                pairs = groups.items() if isinstance(groups, dict) else [(one.get("group"), one) for one in groups]
-                for group, one in pairs:
-                    value = one.get("metrics", one).get(metric)
-                    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
-                        rows.append((arm["name"], test_set, str(one.get("attribute", attribute)), str(group), value))
-    return rows
+    return [
+        (one["arm"], one["test_set"], one["kind"], f"{one['group']} ({one['people']} people)", one)
+        for one in results.get("subgroups", [])
+        if one["metric"] == metric and one["arm"] is not None
+    ]
 
 
 def subgroups(results: dict[str, Any]) -> str:

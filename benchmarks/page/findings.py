@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.page.story import best, hardest_set, main_metric, value_of
+from benchmarks.page.story import CHECKS, best, hardest_set, main_metric, value_of
 
 TASKS = {"ad": "AD", "pd": "PD", "age": "Brain age"}
 
@@ -24,11 +24,10 @@ def findings(results: list[dict[str, Any]]) -> list[str]:
 
 def failed_controls(results: dict[str, Any]) -> list[str]:
     """A sentence where the experiment's own controls did not come out as they must."""
-    holds = results.get("controls_hold", True)
-    if isinstance(holds, dict):
-        failed = [str(name) for name, held in holds.items() if held is False]
-    else:
-        failed = ["its controls"] if holds is False else []
+    given = results.get("controls_hold", [])
+    failed = [
+        f"“{one['control']}” ({one['expectation']})" for one in given if one["held"] is False and one["kind"] in CHECKS
+    ]
     name = TASKS.get(results["task"], results["task"])
     return [f"{name}: {', '.join(failed)} did not come out as expected; trust none of its figures."] if failed else []
 
@@ -55,6 +54,6 @@ def finding(one: dict[str, Any]) -> str:
 
 def _value(arm: dict[str, Any], where: str, metric: str) -> str:
     value = arm["metrics"][where][metric]
-    unit = " years MAE" if metric == "mae_years" else " AUC"
-    digits = 1 if metric == "mae_years" else 2
+    unit = {"mae_years": " years MAE", "roc_auc": " AUC"}.get(metric, f" {metric}")
+    digits = 1 if metric.startswith("mae") else 2
     return f"{value['value']:.{digits}f}{unit} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"

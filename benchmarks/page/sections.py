@@ -47,7 +47,7 @@ def experiment(results: dict[str, Any], folder: Path, number: int) -> str:
     """One experiment: its tables, its figures, and what else its results know."""
     about, people = results["cohort"], results["train_people"]
     labels = f"{people[0]}" if len(set(people)) == 1 else f"{people[0]}–{people[-1]}"
-    predictions = read_predictions(folder)
+    predictions, metric = read_predictions(folder), main_metric(results)[0]
     parts = [
         f'<section><h2 id="run-{number}">{escape(results["title"])}</h2>',
         f"<p>{about['people']} {'simulated' if about['simulated'] else 'real'} people of {escape(about['name'])}; each model "
@@ -56,11 +56,12 @@ def experiment(results: dict[str, Any], folder: Path, number: int) -> str:
         *(arms(results, name) for name in results["test_sets"]),
         figures.forest(results),
         figures.label_efficiency(results),
-        figures.roc(results, predictions) if results["task"] != "age" else "",
-        figures.calibration(results, predictions) if results["task"] != "age" else "",
-        figures.ages(results, predictions) if main_metric(results)[0] == "mae_years" else "",
+        figures.roc(results, predictions) if metric == "roc_auc" else "",
+        figures.calibration(results, predictions) if metric == "roc_auc" else "",
+        figures.ages(results, predictions) if metric == "mae_years" else "",
         figures.subgroups(results),
-        *(records(results, name) for name in ("tests", "controls", "site_probe")),
+        *(records(results, name) for name in ("comparisons", "controls_hold")),
+        site_probes(results),
         *(anchor(row) for row in results.get("anchors", [])),
     ]
     return "".join(parts) + "</section>"
@@ -94,13 +95,21 @@ def arms(results: dict[str, Any], test_set: str) -> str:
 
 
 def records(results: dict[str, Any], name: str) -> str:
-    """A list of flat records (paired tests, controls, site probe) as a table; empty where there is none."""
+    """A list of flat records (paired tests, controls) as a table; empty where there is none."""
     given = results.get(name)
     if not isinstance(given, list) or not given or not all(isinstance(one, dict) for one in given):
         return ""
     head = list(dict.fromkeys(key for one in given for key in one))
     rows: list[Sequence[Any]] = [[one.get(key) for key in head] for one in given]
     return tables.data(f"{results['task']} {name.replace('_', ' ')}", [key.replace("_", " ") for key in head], rows)
+
+
+def site_probes(results: dict[str, Any]) -> str:
+    """How well every arm's frozen features tell the site; empty where it was not asked."""
+    known = [(arm["name"], arm["site_probe"]) for arm in results["arms"] if arm.get("site_probe")]
+    rows = [(name, one["balanced_accuracy"], one["chance"]) for name, one in known]
+    head = ("arm", "balanced accuracy", "chance")
+    return tables.data(f"{results['task']} site told from features", head, rows) if rows else ""
 
 
 def learning(story: Story) -> str:

@@ -13,6 +13,7 @@ from pretrain.weights import CONFIG
 from synth.errors import UserError
 
 FORMAT = "brainloom-report"
+CHECKS = ("shuffled", "planted")  # controls of the line itself, with which no arm is compared
 DEPTH = 3  # a run's folder keeps its results at most so deep: RUN/results/TASK
 
 
@@ -83,18 +84,18 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def read_predictions(folder: Path) -> list[dict[str, str]]:
-    """Rows of predictions.tsv, those learnt from all labels only; empty where there is no such file."""
+    """Rows of predictions.tsv, which are those of the largest fraction of the labels; empty where there is no such file."""
     path = folder / "predictions.tsv"
     if not path.is_file():
         return []
     with path.open() as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    shares = {float(row["fraction"]) for row in rows if row.get("fraction")}
-    return [row for row in rows if not row.get("fraction") or float(row["fraction"]) == max(shares)]
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def kind_of(arm: dict[str, Any]) -> str:
-    """Which colour an arm has: control, scratch, untrained or pretrained."""
+    """Which colour an arm has: control, check (shuffled labels, planted signal), scratch, untrained or pretrained."""
+    if arm.get("control") in CHECKS:
+        return "check"
     if arm["mode"] == "control":
         return "control"
     if arm["weights"] is not None:
@@ -104,6 +105,8 @@ def kind_of(arm: dict[str, Any]) -> str:
 
 def main_metric(results: dict[str, Any]) -> tuple[str, bool]:
     """(name of the metric arms are ranked by, whether higher is better)."""
+    if "main_metric" in results:
+        return results["main_metric"], results["higher_is_better"]
     names = [name for arm in results["arms"] for one in arm["metrics"].values() for name in one]
     return ("roc_auc", True) if "roc_auc" in names else ("mae_years", False)
 

@@ -12,16 +12,17 @@ from typing import Any
 METRICS = {
     "roc_auc": "ROC-AUC",
     "balanced_accuracy": "balanced accuracy",
-    "sensitivity_at_specificity": "sensitivity at specificity 0.9",
+    "sensitivity_at_90_specificity": "sensitivity at specificity 0.9",
+    "specificity_there": "specificity there",
     "f1": "F1",
     "brier": "Brier",
     "mae_years": "MAE, years",
     "r": "r",
     "r2": "R²",
-    "gap_years": "corrected gap, years",
+    "corrected_mae": "MAE, age-corrected",
+    "corrected_gap": "gap, age-corrected",
     "gain_over_scratch": "gain over scratch",
 }
-LOWER_IS_BETTER = ("mae_years", "brier")
 Row = Sequence[Any]
 
 

@@ -25,14 +25,10 @@ def experiment(task: str, version: int = 1, control: float = 0.6) -> dict[str, A
         metrics = {where: {metric: interval(10 * value if task == "age" else value)} for where in SETS}
         arm: dict[str, Any] = {"name": name, "mode": mode, "weights": weights, "metrics": metrics}
         if version == 2:
-            shares = (0.05, 0.1, 0.25, 0.5, 1.0)
-            arm["fractions"] = {
-                str(s): {where: {metric: interval(0.5 + (value - 0.5) * s)} for where in SETS} for s in shares
-            }
-            groups = {"age band": {"60–70": {metric: interval(0.6)}, "70–80": {metric: interval(0.7)}}}
-            arm["subgroups"] = {where: groups for where in SETS}
+            arm["control"] = "demographics" if mode == "control" else None
+            arm["site_probe"] = {"balanced_accuracy": 0.6, "chance": 0.5}
         arms.append(arm)
-    more = {"tests": [{"a": "pre, frozen", "b": "net, scratch", "p": 0.01, "p_holm": 0.02}]} if version == 2 else {}
+    more = _second_version(arms, metric) if version == 2 else {}
     return {
         "format": "brainloom-results",
         "format_version": version,
@@ -47,6 +43,44 @@ def experiment(task: str, version: int = 1, control: float = 0.6) -> dict[str, A
         "anchors": [],
         "seconds": 1.0,
         **more,
+    }
+
+
+def _second_version(arms: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """What format version 2 adds, see docs/results.md."""
+    first = {"test_set": next(iter(SETS)), "metric": metric}
+
+    def shrunk(arm: dict[str, Any], percent: int) -> dict[str, Any]:
+        value = next(iter(arm["metrics"].values()))[metric]["value"]
+        return {where: {metric: interval(0.5 + (value - 0.5) * percent / 100)} for where in SETS}
+
+    return {
+        "main_metric": metric,
+        "higher_is_better": metric == "roc_auc",
+        "fractions": [
+            {"percent": percent, "train_people": [percent], "arms": {a["name"]: shrunk(a, percent) for a in arms}}
+            for percent in (5, 10, 25, 50, 100)
+        ],
+        "comparisons": [
+            {**first, "arm": "pre, frozen", "other": "net, scratch", "difference": 0.1, "p": 0.01, "p_holm": 0.02}
+        ],
+        "subgroups": [
+            {
+                "test_set": where,
+                "kind": "age",
+                "group": group,
+                "people": 9,
+                "arm": arm["name"],
+                "metric": metric,
+                **interval(0.6),
+            }
+            for where in SETS
+            for group in ("60–70", "70–80")
+            for arm in arms
+        ],
+        "controls_hold": [
+            {"control": "age + sex + logistic", "kind": "demographics", **first, "expectation": "worse", "held": True}
+        ],
     }
 
 

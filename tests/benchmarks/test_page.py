@@ -70,22 +70,21 @@ def test_label_efficiency_and_subgroups_are_drawn_where_results_know_them(tmp_pa
     assert "holm" in page_of(tmp_path, second).lower()
 
 
-@pytest.mark.parametrize("as_list", [True, False])
-def test_shares_of_labels_are_read_from_a_list_or_a_mapping(as_list: bool) -> None:
-    metrics = {share: {"all": {"roc_auc": interval(share)}} for share in (0.5, 0.1)}
-    given: Any = (
-        [{"fraction": s, "metrics": m} for s, m in metrics.items()]
-        if as_list
-        else {str(s): m for s, m in metrics.items()}
-    )
-    points = figures.share_points({"fractions": given}, "all", "roc_auc")
-    assert [(share, value["value"]) for share, value in points] == [(0.1, 0.1), (0.5, 0.5)]
+def test_percents_of_labels_come_in_order_and_without_what_an_arm_lacks() -> None:
+    known = {percent: {"net": {"all": {"roc_auc": interval(percent / 100)}}} for percent in (50, 10)}
+    given = [{"percent": percent, "arms": arms} for percent, arms in {**known, 5: {}}.items()]
+    points = figures.share_points({"fractions": given}, "net", "all", "roc_auc")
+    assert [(share, value["value"]) for share, value in points] == [(10, 0.1), (50, 0.5)]
+
+
+def failed(kind: str, held: bool) -> dict[str, Any]:
+    return {"control": kind, "kind": kind, "expectation": "as planned", "held": held}
 
 
 def test_a_failed_control_is_the_first_sentence() -> None:
-    one = experiment("ad") | {"controls_hold": {"label-shuffled": False, "planted signal": True}}
+    one = experiment("ad") | {"controls_hold": [failed("shuffled", False), failed("planted", True)]}
     first = findings([experiment("age"), one])[0]
-    assert first.startswith("AD: label-shuffled did not come out as expected")
+    assert first.startswith("AD: “shuffled” (as planned) did not come out as expected")
 
 
 def test_a_task_where_a_control_wins_stands_before_one_where_none_does() -> None:
@@ -148,4 +147,5 @@ def test_an_arm_is_coloured_by_what_it_started_from() -> None:
     kinds = [kind_of({"mode": mode, "weights": weights}) for mode, weights in
              (("control", None), ("lora", {}), ("knn", None), ("frozen", None), ("full", None))]  # fmt: skip
     assert kinds == ["control", "pretrained", "untrained", "untrained", "scratch"]
+    assert kind_of({"mode": "control", "control": "planted", "weights": None}) == "check"
     assert main_metric(experiment("age")) == ("mae_years", False)
