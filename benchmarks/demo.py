@@ -201,7 +201,9 @@ def _finetune(out: Path, size: Size, weights: list[Path], clock: Clock) -> dict[
                 results[name] = json.loads((folder / "results.json").read_text())
                 return False
             with progress_bar(f"finetune {name}", "arms × seeds") as show:
-                results[name] = run_experiment(cohort, task, [*arms, *controls(cohort, task)], protocol, folder, show)
+                results[name] = run_experiment(
+                    cohort, task, [*arms, *controls(cohort, task, arms)], protocol, folder, show
+                )
             return True
 
         clock.time(f"finetune {name}", run)

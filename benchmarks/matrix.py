@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from finetune.cohort import Cohort
     from finetune.protocol import Arm
     from finetune.tasks import Task
+    from synth.nifti import Grid
 
-RESULTS, PICTURE = "results.json", "label_efficiency.png"
+RESULTS, PICTURE = "matrix.json", "label_efficiency.png"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Matrix:
             raise UserError(f"matrix: fractions are {list(self.fractions)}; expected percents above 0, at most 100")
 
     def run(self, out: Path) -> int:
-        """Make, pre-train, judge, write results.json and report.html; returns 0."""
+        """Make, pre-train, judge, write matrix.json, report.html and results.json; returns 0."""
         from finetune.cohort import load_cohort
         from finetune.tasks import find_task
         from pretrain.objectives import find_objectives
@@ -98,10 +99,11 @@ class Matrix:
             load_cohort(self.cohort)  # a bad one is refused before anything is made
         out.mkdir(parents=True, exist_ok=True)
         corpora = {name: self._corpus(out / f"{name}.zarr", spec, self.count) for name, spec in self.sources.items()}
-        people = load_cohort(self._people(out))
+        grid = grid_of(next(iter(corpora.values())))
+        people = load_cohort(self._people(out, grid))
         weights = {key: folder for key, folder in self._pretrained(corpora, out / "weights")}
         arms = self._arms(weights)
-        rows = [row for task in tasks for row in self._judged(people, task, arms, out / "results")]
+        rows = [row for task in tasks for row in self._judged(people, task, arms, grid, out / "results")]
         self._write(out, rows, corpora, list(weights.values()))
         print("\n".join(sentences(rows)))
         return 0
@@ -116,18 +118,17 @@ class Matrix:
             raise UserError(f"{len(outcome.failed)} shard(s) of {path} failed: {next(iter(outcome.failed.values()))}")
         return path
 
-    def _people(self, out: Path) -> Path:
+    def _people(self, out: Path, grid: Grid) -> Path:
         """The cohort: as given, brain-extracted onto the sources' grid, or simulated."""
         if self.people is not None:
             return self._corpus(out / "people.zarr", self.people, self.people_count, more=1000)
         assert self.cohort is not None
         if not self.strip:
             return self.cohort
-        grid = next(iter(self.sources.values())).init_args
-        given = {name: grid[name] for name in ("shape", "spacing") if name in grid}
         from synth.scans import Scans
 
-        spec = GeneratorSpec("Scans", {"folder": self.cohort, "strip": True, **given})
+        options = {"folder": self.cohort, "strip": True, "shape": grid[0], "spacing": grid[1]}
+        spec = GeneratorSpec("Scans", options)
         return self._corpus(out / "people.zarr", spec, len(Scans(self.cohort)))
 
     def _pretrained(self, corpora: Mapping[str, Path], out: Path) -> Iterator[tuple[tuple[str, str, str], Path]]:
@@ -163,7 +164,7 @@ class Matrix:
                     arms.append(Arm(f"{name}, fine-tuned", "full", folder, backbone))
         return arms
 
-    def _judged(self, people: Cohort, task: Task, arms: list[Arm], out: Path) -> Iterator[dict[str, Any]]:
+    def _judged(self, people: Cohort, task: Task, arms: list[Arm], grid: Grid, out: Path) -> Iterator[dict[str, Any]]:
         """One row an arm and fraction of the labels."""
         from finetune.heads import FineTuning
         from finetune.protocol import Protocol, controls, run_experiment
@@ -173,7 +174,7 @@ class Matrix:
             self.seeds,
             self.folds,
             test_site=self.test_site,
-            grid=self._grid(),
+            grid=grid,
             fine_tuning=FineTuning(epochs=self.epochs),
             fractions=self.fractions,
         )
@@ -194,11 +195,6 @@ class Matrix:
                     "metrics": metrics,
                 }
 
-    def _grid(self) -> Any:
-        given = next(iter(self.sources.values())).init_args
-        spacing = given.get("spacing", 1.0)
-        return tuple(given["shape"]), (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
-
     def _write(self, out: Path, rows: list[dict[str, Any]], corpora: Mapping[str, Path], weights: list[Path]) -> None:
         from benchmarks.report import Story, write_report
         from synth.storage import write_atomically
@@ -215,6 +211,18 @@ class Matrix:
         told["people"] = None if self.people is None else self.people.recipe()
         told["cohort"] = None if self.cohort is None else self.cohort.name
         return told
+
+
+def grid_of(path: Path) -> Grid:
+    """Voxels and their size in mm of a corpus's volumes; they may differ in nothing else."""
+    import numpy as np
+
+    from synth.corpus import Corpus
+    from synth.sample import spacing_of
+
+    corpus = Corpus(path)
+    _, d, h, w = corpus.image_shape
+    return (d, h, w), spacing_of(np.array(corpus.entry(0)["affine"]))
 
 
 def main_value(row: Mapping[str, Any]) -> dict[str, float]:

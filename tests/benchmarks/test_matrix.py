@@ -1,0 +1,73 @@
+"""kind: matrix — every source, objective and backbone at equal compute, resumable, beside its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.matrix import Matrix, ranked
+from benchmarks.recipe import read_recipe
+from synth.errors import UserError
+from synth.generator import GeneratorSpec
+
+BLOBS = GeneratorSpec("pretrain.testing.Blobs", {})
+SMALL: dict[str, Any] = {
+    "count": 40,
+    "people": BLOBS,
+    "people_count": 24,
+    "backbones": ("vit_xs", "sfcn_s"),
+    "objectives": ("supervised", "mae"),
+    "steps": 2,
+    "batch_size": 8,
+    "fractions": (50.0, 100.0),
+    "seeds": 1,
+    "folds": 2,
+    "epochs": 1,
+    "workers": 0,
+}
+
+
+def test_a_matrix_fills_every_cell_it_can_and_says_which_it_cannot(tmp_path: Path) -> None:
+    matrix = Matrix({"blobs": BLOBS, "again": BLOBS}, **SMALL)
+    assert matrix.run(tmp_path) == 0
+    results = json.loads((tmp_path / "matrix.json").read_text())
+    names = {row["name"] for row in results["rows"] if row["mode"] == "frozen" and "untrained" not in row["name"]}
+    whole = [f"vit_xs, {source}, {objective}" for source in ("blobs", "again") for objective in ("supervised", "mae")]
+    assert names == {f"{name}, frozen" for name in [*whole, "sfcn_s, blobs, supervised", "sfcn_s, again, supervised"]}
+    assert set(results["left_out"]) == {"sfcn_s-blobs-mae", "sfcn_s-again-mae"}
+    assert {row["percent"] for row in results["rows"]} == {50.0, 100.0}
+    assert {"labels shuffled", "planted signal", "predicting the mean"} <= {row["name"] for row in results["rows"]}
+    assert "vit_xs, blobs, mae" in (tmp_path / "report.html").read_text()
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("weights/*/model.safetensors")}
+    assert Matrix({"blobs": BLOBS, "again": BLOBS}, **SMALL).run(tmp_path) == 0
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("weights/*/model.safetensors")}
+
+
+def test_the_best_is_first_whichever_way_the_metric_goes() -> None:
+    def row(value: float, higher: bool) -> dict[str, Any]:
+        return {"metrics": {"all": {"m": {"value": value}}}, "main_metric": "m", "higher_is_better": higher}
+
+    assert [one["metrics"]["all"]["m"]["value"] for one in ranked([row(1, True), row(2, True)])] == [2, 1]
+    assert [one["metrics"]["all"]["m"]["value"] for one in ranked([row(2, False), row(1, False)])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"people": None}, "cohort"),
+        ({"fractions": (0.0,)}, "fractions"),
+        ({"steps": 0}, "steps"),
+        ({"sources": {}}, "sources"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        Matrix(**{"sources": {"blobs": BLOBS}, **SMALL, **options})
+
+
+def test_a_recipe_s_cohort_can_be_another_one(tmp_path: Path, checkout: Path) -> None:
+    recipe: Any = read_recipe(checkout / "benchmarks" / "recipes" / "ixi_age.yaml", {"cohort": tmp_path})
+    assert recipe.cohort == tmp_path and recipe.sources["synthetic"].class_path == "LabelMap"
