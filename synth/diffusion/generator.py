@@ -38,7 +38,7 @@ class Diffusion(Generator):
             their makers take.
         guidance: 1 follows the conditions as trained, more exaggerates them at twice the cost; 1 if not given, with published
             weights what their makers take.
-        sampler: ddim or pndm (of noise and v), or rectified_flow; ddim or rectified_flow if not given.
+        sampler: ddim or pndm (of noise and v), adams_bashforth or rectified_flow (Euler) of a flow; the first if not given.
         ages: youngest,oldest in years, within the trained range; the trained range if absent.
         diagnoses: only these; all of the trained ones if absent.
         people: tab-separated table with a column for every condition; each volume's person is one of its rows.
@@ -55,7 +55,7 @@ class Diffusion(Generator):
         weights: Path,
         steps: int | None = None,
         guidance: float | None = None,
-        sampler: Literal["ddim", "pndm", "rectified_flow"] | None = None,
+        sampler: Literal["ddim", "pndm", "adams_bashforth", "rectified_flow"] | None = None,
         ages: tuple[float, float] | None = None,
         diagnoses: tuple[str, ...] = (),
         people: Path | None = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from monai.networks.schedulers.ddim import DDIMScheduler
 from monai.networks.schedulers.ddpm import DDPMScheduler
@@ -13,6 +15,13 @@ from torch import Tensor
 TRAIN_TIMESTEPS = 1000
 BETAS: dict[str, Any] = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0205}
 """Noise schedule of Pinaya et al. 2022 as in MONAI's model-zoo bundle brain_image_synthesis_latent_diffusion_model."""
+
+
+def shifted(times: npt.NDArray[np.int64], shift: float) -> npt.NDArray[np.int64]:
+    """Times in 0 … 999 moved towards noise: the share t of noise becomes ``shift · t / (1 + (shift − 1) · t)``."""
+    share = (times + 1) / TRAIN_TIMESTEPS
+    moved = shift * share / (1 + (shift - 1) * share)
+    return np.clip(np.rint(moved * TRAIN_TIMESTEPS).astype(np.int64) - 1, 0, TRAIN_TIMESTEPS - 1)
 
 
 def noisy_and_wanted(prediction: str, latent: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +113,29 @@ class RectifiedFlow:
         return latent
 
 
+class AdamsBashforth(RectifiedFlow):
+    """Two-step Adams-Bashforth along the path: each step leans on the answer before it, at no further call.
+
+    With ten steps it came as near to held-out volumes as Euler's with fifty (docs/diffusion.md).
+    """
+
+    def __init__(self, prediction: str, steps: int) -> None:
+        super().__init__(prediction, steps)
+        self.before = torch.empty(0)
+
+    def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
+        """As :meth:`DDIM.step`; the first step is Euler's."""
+        leaning = answer if at == 0 else 1.5 * answer - 0.5 * self.before
+        self.before = answer
+        return super().step(leaning, at, latent)
+
+
 def make_sampler(name: str, prediction: str, steps: int) -> DDIM | RectifiedFlow:
     """A sampler by name, for a U-Net that foretells ``prediction``."""
-    kinds: dict[str, type[DDIM] | type[RectifiedFlow]] = {"ddim": DDIM, "pndm": PNDM, "rectified_flow": RectifiedFlow}
+    kinds: dict[str, type[DDIM] | type[RectifiedFlow]] = {
+        "ddim": DDIM,
+        "pndm": PNDM,
+        "adams_bashforth": AdamsBashforth,
+        "rectified_flow": RectifiedFlow,
+    }
     return kinds[name](prediction, steps)

@@ -15,10 +15,10 @@ Prediction = Literal["epsilon", "v_prediction", "rectified_flow"]
 SAMPLERS = {
     "epsilon": ("ddim", "pndm"),
     "v_prediction": ("ddim", "pndm"),
-    "rectified_flow": ("rectified_flow",),
+    "rectified_flow": ("adams_bashforth", "rectified_flow"),
 }
 """Samplers of what a U-Net foretells, the usual one first."""
-STEPS = {"ddim": 25, "pndm": 25, "rectified_flow": 10}
+STEPS = {"ddim": 25, "pndm": 25, "adams_bashforth": 10, "rectified_flow": 10}
 """Usual number of steps of a sampler."""
 
 
@@ -149,6 +149,8 @@ class Denoising:
         untold: share of volumes shown without conditions, so that guidance works (Ho & Salimans 2022).
         untold_each: share in which each condition by itself is left untold, so that some can be left to the model.
         ema: decay of the moving average that is kept as the weights.
+        shift: of a rectified flow, how much its training times lean towards noise, where the large shapes are made (Esser
+            et al. 2024, SD3's timestep shifting); 1 spreads them evenly.
         centred: whether the mean latent is taken off cell by cell first, so that a short training need not learn where a
             head is.
     """
@@ -160,6 +162,7 @@ class Denoising:
     untold: float = 0.1
     untold_each: float = 0.1
     ema: float = 0.999
+    shift: float = 1.0
     centred: bool = True
 
     def check(self) -> None:
@@ -168,6 +171,8 @@ class Denoising:
         for name in ("untold", "untold_each", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--diffusion.{name} is {getattr(self, name)}; expected 0 or more, below 1")
+        if not 0.1 <= self.shift <= 10:
+            raise UserError(f"--diffusion.shift is {self.shift}; expected 0.1 to 10, such as 3")
 
 
 @dataclass(frozen=True)

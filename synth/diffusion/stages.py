@@ -16,7 +16,7 @@ from synth.diffusion import networks
 from synth.diffusion.conditions import UNTOLD, Condition, spans
 from synth.diffusion.learning import Course, Learning
 from synth.diffusion.losses import Judges
-from synth.diffusion.processes import TRAIN_TIMESTEPS, noisy_and_wanted
+from synth.diffusion.processes import TRAIN_TIMESTEPS, noisy_and_wanted, shifted
 from synth.diffusion.settings import Autoencoding, Denoising
 from synth.stream import Batch
 
@@ -145,8 +145,11 @@ class LearnDenoising(Learning):
         stored = self.stored(batch)
         latent = self.latents.drawn(stored, self.like(stored[:, : stored.shape[1] // 2], rng))
         noise = self.like(latent, rng)
-        times = torch.from_numpy(rng.integers(0, TRAIN_TIMESTEPS, len(latent))).to(latent.device)
-        return latent, noise, times, self._told(batch.index, rng).to(latent.device)
+        times = rng.integers(0, TRAIN_TIMESTEPS, len(latent))
+        if self.options.prediction == "rectified_flow" and self.options.shift != 1:
+            times = shifted(times, self.options.shift)
+        told = torch.from_numpy(times).to(latent.device)
+        return latent, noise, told, self._told(batch.index, rng).to(latent.device)
 
     def stored(self, batch: Batch) -> Tensor:
         """Means and SDs ``[B, 2c, d, h, w]`` of the batch's latents."""

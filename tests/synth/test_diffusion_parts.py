@@ -16,7 +16,7 @@ from synth.diffusion.generator import Diffusion
 from synth.diffusion.losses import Judges, Perceptual, divergence
 from synth.diffusion.networks import Autoencoder, Control, build_unet, foretell
 from synth.diffusion.people import Masks
-from synth.diffusion.processes import BETAS, TRAIN_TIMESTEPS, make_sampler, noisy_and_wanted
+from synth.diffusion.processes import BETAS, TRAIN_TIMESTEPS, make_sampler, noisy_and_wanted, shifted
 from synth.diffusion.settings import Autoencoding, Controlling, Size
 from synth.diffusion.stages import Frame
 from synth.errors import UserError
@@ -63,6 +63,7 @@ CASES = [
     ("ddim", "v_prediction"),
     ("pndm", "epsilon"),
     ("pndm", "v_prediction"),
+    ("adams_bashforth", "rectified_flow"),
     ("rectified_flow", "rectified_flow"),
 ]
 
@@ -81,6 +82,23 @@ def test_pndm_needs_fewer_steps_than_ddim(prediction: str) -> None:
         name: float((walked(name, prediction, 20, noise) - MEAN - SD * noise).abs().mean()) for name in ("ddim", "pndm")
     }
     assert errors["pndm"] < 0.5 * errors["ddim"]
+
+
+def test_adams_bashforth_needs_fewer_steps_than_euler() -> None:
+    noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
+    errors = {
+        name: float((walked(name, "rectified_flow", 10, noise) - MEAN - SD * noise).abs().mean())
+        for name in ("rectified_flow", "adams_bashforth")
+    }
+    assert errors["adams_bashforth"] < 0.5 * errors["rectified_flow"]
+
+
+@given(st.floats(1, 10))
+def test_shifted_times_keep_their_order_and_lean_towards_noise(shift: float) -> None:
+    times = np.arange(TRAIN_TIMESTEPS)
+    moved = shifted(times, shift)
+    assert (np.diff(moved) >= 0).all() and (moved >= times).all() and moved[-1] == times[-1] and moved[0] >= 0
+    assert np.array_equal(shifted(times, 1.0), times)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 25, 1000])
