@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 RESULTS, PICTURE, PEOPLE = "results.json", "samples.png", "people.tsv"
 FLOW, DDIM = "rectified_flow", "v_prediction"
 PICTURED = 6
+AGE_ONLY = ("age only, flow", "age only, ddim")
 
 
 class Prior(Generator):
@@ -59,6 +60,7 @@ class DiffusionBenchmark:
         seeds: sets of each kind.
         conditions: what the models are told; ventricular_volume among them.
         autoencoder_steps, diffusion_steps: of the recipe tiny, whose sizes are taken.
+        shift: of the rectified flow's training times.
         flow_steps, ddim_steps: steps of the two samplers.
         segmenter_steps: training steps of the audit's segmenter, which measures ventricles.
         seed: of everything.
@@ -72,7 +74,8 @@ class DiffusionBenchmark:
     seeds: int = 3
     conditions: tuple[str, ...] = ("age", "sex", "diagnosis", "ventricular_volume", "brain_volume")
     autoencoder_steps: int = 800
-    diffusion_steps: int = 2500
+    diffusion_steps: int = 5000
+    shift: float = 3.0
     flow_steps: int = 10
     ddim_steps: int = 50
     segmenter_steps: int = 500
@@ -119,7 +122,7 @@ class DiffusionBenchmark:
             TrainOptions(
                 self.conditions,
                 autoencoder=Autoencoding(steps=self.autoencoder_steps),
-                diffusion=Denoising(steps=self.diffusion_steps, prediction=prediction),
+                diffusion=Denoising(steps=self.diffusion_steps, prediction=prediction, shift=self.shift),
                 seed=self.seed,
             ),
         )
@@ -135,12 +138,18 @@ class DiffusionBenchmark:
         asked = {
             **{f"flow {n}": ("Diffusion", flow, n) for n in range(self.seeds)},
             **{f"ddim {n}": ("Diffusion", ddim, n) for n in range(self.seeds)},
-            "age only": ("Diffusion", {**flow, "untold": others}, 0),
+            "age only, flow": ("Diffusion", {**flow, "untold": others}, 0),
+            "age only, ddim": ("Diffusion", {**ddim, "untold": others}, 0),
             "prior": ("benchmarks.diffusion.Prior", flow, 0),
         }
         for name, (cls, arguments, n) in asked.items():
             spec = GeneratorSpec(cls, arguments)
-            yield name, self._corpus(out / f"{name.replace(' ', '_')}.zarr", spec, self.samples, self.seed + 10 + n)
+            yield (
+                name,
+                self._corpus(
+                    out / f"{name.replace(', ', ' ').replace(' ', '_')}.zarr", spec, self.samples, self.seed + 10 + n
+                ),
+            )
 
 
 def write_people(corpus: Corpus, names: Sequence[str], path: Path) -> None:
@@ -176,13 +185,13 @@ def measured(train: Path, apart: Path, sets: dict[str, Path], segmenter_steps: i
     _, of_held, *of_made = (vectors[:, 0] for vectors in features.standardised_by(*described))
     mmd = {name: kid(vectors, of_held, 0).as_json() for name, vectors in zip(made, of_made, strict=True)}
     method = method_for(real, held, segmenter_steps, 0, _bar)
-    volumes = {name: measure(made[name], method, lambda *_: None) for name in ("flow 0", "ddim 0", "age only")}
+    volumes = {name: measure(made[name], method, lambda *_: None) for name in ("flow 0", "ddim 0", *AGE_ONLY)}
     expected = always_there(real)
     asked = {name: asked_of(made[name], volumes[name], expected).get("ventricles") for name in ("flow 0", "ddim 0")}
     listening = {name: None if found is None else found.as_json(0) for name, found in asked.items()}
     ageing = {
         "held-out": per_year(held, measure(held, method, lambda *_: None), "ventricles", 0),
-        "age only": per_year(made["age only"], volumes["age only"], "ventricles", 0),
+        **{name: per_year(made[name], volumes[name], "ventricles", 0) for name in AGE_ONLY},
     }
     return {
         "mmd": mmd,

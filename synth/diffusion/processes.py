@@ -114,18 +114,27 @@ class RectifiedFlow:
 
 
 class AdamsBashforth(RectifiedFlow):
-    """Two-step Adams-Bashforth along the path: each step leans on the answer before it, at no further call.
+    """Two-step Adams-Bashforth along the path, in steps that are shorter near noise, where the large shapes are made.
 
-    With ten steps it came as near to held-out volumes as Euler's with fifty (docs/diffusion.md).
+    Each step leans on the answer before it, at no further call: with ten steps it came nearer to held-out volumes than
+    Euler's with fifty (docs/diffusion.md).
     """
+
+    SHIFT = 4.0  # of the steps (Esser et al. 2024); of 0.2, 0.4, 1, 2, 4 and 7 the best on one set of samples
 
     def __init__(self, prediction: str, steps: int) -> None:
         super().__init__(prediction, steps)
+        shares = [1 - at / steps for at in range(steps + 1)]
+        self.ends = [TRAIN_TIMESTEPS * self.SHIFT * share / (1 + (self.SHIFT - 1) * share) for share in shares]
+        self.times = [max(0, round(end) - 1) for end in self.ends[:-1]]
         self.before = torch.empty(0)
 
     def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
         """As :meth:`DDIM.step`; the first step is Euler's."""
-        leaning = answer if at == 0 else 1.5 * answer - 0.5 * self.before
+        leaning = answer
+        if at:
+            now, last = self.ends[at] - self.ends[at + 1], self.ends[at - 1] - self.ends[at]
+            leaning = answer + 0.5 * now / last * (answer - self.before)
         self.before = answer
         return super().step(leaning, at, latent)
 

@@ -155,7 +155,7 @@ class Denoising:
             head is.
     """
 
-    steps: int = 2500
+    steps: int = 5000
     batch_size: int = 8
     learning_rate: float = 2e-3
     prediction: Prediction = "v_prediction"

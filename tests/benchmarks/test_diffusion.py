@@ -43,11 +43,13 @@ def test_one_command_trains_samples_and_measures(folder: Path, run: Run) -> None
     answer = run("benchmark", "run", folder / "recipe.yaml", "--out", folder / "run")
     assert answer.code == 0, answer.err
     results = json.loads((folder / "run" / "results.json").read_text())
-    assert set(results["mmd"]) == {"flow 0", "ddim 0", "age only", "prior"}
+    assert set(results["mmd"]) == {"flow 0", "ddim 0", "age only, flow", "age only, ddim", "prior"}
     assert results["ventricles"] == {"flow 0": None, "ddim 0": None}, "two steps make no segmenter to be trusted"
     assert results["seconds"]["rectified_flow"] > 0
     assert "MMD (KID) to held-out volumes" in answer.out and (folder / "run" / "samples.png").exists()
-    assert set(Corpus(folder / "run" / "age_only.zarr").covariates().columns) & {"age", "ventricular_volume"} == {"age"}
+    assert set(Corpus(folder / "run" / "age_only_flow.zarr").covariates().columns) & {"age", "ventricular_volume"} == {
+        "age"
+    }
 
 
 def test_the_prior_decodes_the_noise_itself(folder: Path) -> None:

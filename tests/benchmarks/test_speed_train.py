@@ -63,6 +63,7 @@ def test_utilisation_is_a_share_of_the_data_sheet_s_peak() -> None:
     assert utilisation(1.0, 1.0, "unheard of")["flop_utilisation"] is None
 
 
+@pytest.mark.timeout(300)  # rows are processes of their own, each of which imports torch and MONAI
 def test_one_run_writes_rows_ratios_and_a_chart(tmp_path: Path, run: Run) -> None:
     words = ("--size", 48, "--repeats", 7, "--only", "DenseNet121, fp32")
     answer = run("benchmark", "speed", "train", "--out", tmp_path / "speed", *words)

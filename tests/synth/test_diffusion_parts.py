@@ -84,10 +84,10 @@ def test_pndm_needs_fewer_steps_than_ddim(prediction: str) -> None:
     assert errors["pndm"] < 0.5 * errors["ddim"]
 
 
-def test_adams_bashforth_needs_fewer_steps_than_euler() -> None:
+def test_adams_bashforth_is_nearer_than_euler_in_as_many_steps() -> None:
     noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
     errors = {
-        name: float((walked(name, "rectified_flow", 10, noise) - MEAN - SD * noise).abs().mean())
+        name: float((walked(name, "rectified_flow", 50, noise) - MEAN - SD * noise).abs().mean())
         for name in ("rectified_flow", "adams_bashforth")
     }
     assert errors["adams_bashforth"] < 0.5 * errors["rectified_flow"]
