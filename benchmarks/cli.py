@@ -50,17 +50,33 @@ def speed(
     return run(what, out, anatomies, repeats, size, only)
 
 
-def run(recipe: Path, /, out: Path, cohort: Path | None = None) -> int:
-    """Run one benchmark of benchmarks/recipes, or a recipe of your own; goes on where a stopped run was.
+def run(
+    recipe: Path | None = None,
+    /,
+    *,
+    out: Path,
+    cohort: Path | None = None,
+    generator: tuple[str, ...] = (),
+    profile: str = "tiny",
+) -> int:
+    """Run a recipe, or learn what a generator is worth beside the built-in one; goes on where a stopped run was.
 
     Args:
-        recipe: YAML with kind: NAME and that kind's options.
-        out: folder of its results.json, weights and pictures.
+        recipe: YAML with kind: NAME and that kind's options; left out with --generator.
+        out: folder of its results, weights, pictures and, of kind matrix, report.html.
         cohort: BIDS folder or corpus of the people, instead of the recipe's.
+        generator: NAME or module.Class; several with commas: as many volumes of each as of the profile's own are
+            pre-trained on and judged alike.
+        profile: tiny, or a YAML of kind matrix: what generators are compared with, on whom, how.
     """
-    from benchmarks.recipe import read_recipe
+    from benchmarks.recipe import profile_path, read_recipe, with_generators
+    from synth.errors import UserError
 
-    return read_recipe(recipe, {} if cohort is None else {"cohort": cohort.absolute()}).run(out)
+    if (recipe is None) == (not generator):
+        raise UserError("expected either a recipe or --generator NAME, and got both or neither")
+    instead = {} if cohort is None else {"cohort": str(cohort.absolute()), "people": None}
+    benchmark = read_recipe(recipe or profile_path(profile), instead)
+    return (with_generators(benchmark, generator) if generator else benchmark).run(out)
 
 
 def morphometry(

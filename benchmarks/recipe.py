@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from synth.errors import UserError, near
-from synth.generator import GeneratorSpec
+from synth.generator import GeneratorSpec, find_generator
 from synth.options import make_spec, parse_value, read_yaml
+from synth.plugins import constructor_options
 
 KINDS: dict[str, str] = {
     "real_scan": "benchmarks.real_scan.experiment:RealScan",
@@ -39,7 +40,7 @@ def read_recipe(path: Path, instead: Mapping[str, Any] | None = None) -> Benchma
         UserError: no such file, not YAML, an unknown kind or name (the near ones are listed), a value of another type.
     """
     values = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
-    values = {**values, **{name: str(value) for name, value in (instead or {}).items()}}
+    values = {name: value for name, value in {**values, **(instead or {})}.items() if value is not None}
     kind = values.pop("kind", None)
     if kind not in KINDS:
         given = "no kind" if kind is None else f"kind '{kind}'"
@@ -56,6 +57,36 @@ def read_recipe(path: Path, instead: Mapping[str, Any] | None = None) -> Benchma
         if field.name not in typed and field.default is MISSING and field.default_factory is MISSING:
             raise UserError(f"recipe '{path}' lacks '{field.name}', which {kind} needs")
     return typing.cast(Benchmark, cls(**typed))
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile: one that comes with brainloom by name, or a path. Raises UserError for neither."""
+    own = Path(__file__).parent / "recipes" / f"{name}.yaml"
+    if own.is_file() or Path(name).is_file():
+        return own if own.is_file() else Path(name)
+    raise UserError(f"there is no profile '{name}'; expected tiny, or a YAML file of kind matrix")
+
+
+def with_generators(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
+    """The matrix with a source more for each generator, on the grid of its first one where the generator takes one.
+
+    Raises:
+        UserError: a benchmark of another kind, an unknown generator, a name that is a source already.
+    """
+    from benchmarks.matrix import Matrix
+
+    if not isinstance(benchmark, Matrix):
+        raise UserError("--generator needs a profile of kind matrix")
+    grid = next(iter(benchmark.sources.values())).init_args
+    sources = dict(benchmark.sources)
+    for name in names:
+        taken = constructor_options(find_generator(name, (str(Path.cwd()),)))
+        spec = make_spec(name, {key: grid[key] for key in ("shape", "spacing") if key in grid and key in taken})
+        short = name.rpartition(".")[2].rpartition(":")[2]
+        if short in sources:
+            raise UserError(f"'{short}' is one of the profile's generators already; expected another --generator")
+        sources[short] = spec
+    return replace(benchmark, sources=sources)
 
 
 def _typed(value: Any, hint: Any, name: str, folder: Path) -> Any:

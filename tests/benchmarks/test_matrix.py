@@ -12,6 +12,7 @@ from benchmarks.matrix import Matrix, ranked
 from benchmarks.recipe import read_recipe
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
+from tests.conftest import Run
 
 BLOBS = GeneratorSpec("pretrain.testing.Blobs", {})
 SMALL: dict[str, Any] = {
@@ -69,5 +70,62 @@ def test_what_cannot_be_run_is_refused(options: dict[str, Any], word: str) -> No
 
 
 def test_a_recipe_s_cohort_can_be_another_one(tmp_path: Path, checkout: Path) -> None:
-    recipe: Any = read_recipe(checkout / "benchmarks" / "recipes" / "ixi_age.yaml", {"cohort": tmp_path})
+    recipe: Any = read_recipe(checkout / "benchmarks" / "recipes" / "ixi_age.yaml", {"cohort": str(tmp_path)})
     assert recipe.cohort == tmp_path and recipe.sources["synthetic"].class_path == "LabelMap"
+
+
+PROFILE = """kind: matrix
+sources: {blobs: {class_path: pretrain.testing.Blobs}}
+people: {class_path: pretrain.testing.Blobs}
+count: 40
+people_count: 24
+backbones: [sfcn_s]
+objectives: [supervised]
+steps: 2
+batch_size: 8
+fractions: [100]
+seeds: 1
+folds: 2
+epochs: 1
+workers: 0
+"""
+
+
+def test_a_stranger_s_generator_is_judged_beside_the_profile_s(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profile.yaml").write_text(PROFILE)
+    code = "from pretrain.testing import Blobs\n\n\nclass Stranger(Blobs):\n    pass\n"
+    (tmp_path / "stranger_package.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = (
+        "benchmark",
+        "run",
+        "--generator",
+        "stranger_package.Stranger",
+        "--profile",
+        "profile.yaml",
+        "--out",
+        "report",
+    )
+    answer = run(*words)
+    assert answer.code == 0, answer.err
+    rows = json.loads((tmp_path / "report" / "matrix.json").read_text())["rows"]
+    assert {"sfcn_s, blobs, supervised, frozen", "sfcn_s, Stranger, supervised, frozen"} <= {
+        row["name"] for row in rows
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("some.yaml", "--generator", "LabelMap"), ("--generator", "Nobody"), ("--generator", "LabelMap"),
+     ("--generator", "Video", "--profile", "nowhere")],
+)  # fmt: skip
+def test_a_generator_that_cannot_be_judged_is_refused(tmp_path: Path, run: Run, words: tuple[str, ...]) -> None:
+    answer = run("benchmark", "run", *words, "--out", tmp_path / "report")
+    assert answer.code == 2 and "Traceback" not in answer.err and not (tmp_path / "report").exists()
+
+
+def test_the_tiny_profile_is_a_matrix(checkout: Path) -> None:
+    assert isinstance(read_recipe(checkout / "benchmarks" / "recipes" / "tiny.yaml"), Matrix)
