@@ -8,7 +8,7 @@ alone.
 - Is it more than its autoencoder? Samples against the decodes of random latents (the plain prior: each latent cell normal
   with the training corpus's mean and the common SD).
 - Does a rectified flow need fewer steps? Its few against DDIM's many, over several seeds.
-- Does it listen? Ventricular volume asked for against measured; ventricular volume per year where only age was told.
+- Does it listen? Ventricular volume asked for against measured; ventricular volume per year, also where only age was told.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def measured(train: Path, apart: Path, sets: dict[str, Path], segmenter_steps: i
     listening = {name: None if found is None else found.as_json(0) for name, found in asked.items()}
     ageing = {
         "held-out": per_year(held, measure(held, method, lambda *_: None), "ventricles", 0),
-        **{name: per_year(made[name], volumes[name], "ventricles", 0) for name in AGE_ONLY},
+        **{name: per_year(made[name], volumes[name], "ventricles", 0) for name in volumes},
     }
     return {
         "mmd": mmd,
