@@ -75,6 +75,8 @@ def run(
     if (recipe is None) == (not generator):
         raise UserError("expected either a recipe or --generator NAME, and got both or neither")
     instead = {} if cohort is None else {"cohort": str(cohort.absolute()), "people": None}
+    if cohort is not None and generator:
+        instead["test_site"] = None  # a scanner of the simulated people
     benchmark = read_recipe(recipe or profile_path(profile), instead)
     return (with_generators(benchmark, generator) if generator else benchmark).run(out)
 
