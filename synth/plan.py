@@ -165,6 +165,8 @@ def measure(folder: Path) -> dict[str, Any]:
     seconds = (time.perf_counter() - started) / done
     made = len(writer.entries)
     files = {name: file["bytes"] / made for name, file in record["files"].items()}
+    import pandas  # noqa: F401  # finishing a corpus takes it up, with pyarrow where that is installed
+
     grown = max(0, min(job.shard_size, job.count) - made) * sum(files.values()) / 1e6
     return {
         "volumes": done,
