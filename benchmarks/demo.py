@@ -101,10 +101,9 @@ class Clock:
 
 def _corpora(out: Path, size: Size, workers: int, clock: Clock) -> list[Path]:
     """The training corpus, and a cohort with other people, other anatomy variation and two scanners of its own."""
-    from synth.engine import Job, generate
+    from synth.engine import Job
     from synth.generator import GeneratorSpec
     from synth.pool import Workers, ray_session
-    from synth.progress import progress_bar
 
     corpus = GeneratorSpec("LabelMap", GRID)
     cohort = GeneratorSpec(
@@ -124,8 +123,8 @@ def _corpora(out: Path, size: Size, workers: int, clock: Clock) -> list[Path]:
     ]
     if workers and not all(_made(job) for job in jobs):
         with ray_session(Workers(workers)):
-            return _corpora_of(jobs, workers, clock, generate, progress_bar)
-    return _corpora_of(jobs, workers, clock, generate, progress_bar)
+            return _corpora_of(jobs, workers, clock)
+    return _corpora_of(jobs, workers, clock)
 
 
 def _made(job: Any) -> bool:
@@ -134,19 +133,13 @@ def _made(job: Any) -> bool:
     return job.out.exists() and Corpus(job.out).complete
 
 
-def _corpora_of(jobs: list[Any], workers: int, clock: Clock, generate: Any, progress_bar: Any) -> list[Path]:
-    from synth.errors import UserError
+def _corpora_of(jobs: list[Any], workers: int, clock: Clock) -> list[Path]:
+    from benchmarks import corpora
 
     for job in jobs:
 
         def make(job: Any = job) -> bool:
-            with progress_bar(f"generate {job.out.name}") as show:
-                outcome = generate(job, workers, progress=show)
-            if outcome.failed:
-                raise UserError(
-                    f"{len(outcome.failed)} shard(s) of {job.out} failed: {next(iter(outcome.failed.values()))}"
-                )
-            return bool(outcome.made)
+            return bool(corpora.make(job, workers).made)
 
         clock.time(f"generate {job.out.stem}", make)
     return [job.out for job in jobs]

@@ -7,9 +7,10 @@ beside them. Whatever is there already is kept, so a stopped run goes on.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from finetune.tasks import Task
     from synth.nifti import Grid
 
+Cell = tuple[str, str, str]  # backbone, source, objective
 RESULTS, PICTURE = "matrix.json", "label_efficiency.png"
 
 
@@ -69,7 +71,6 @@ class Matrix:
     finetuned: bool = False
     seed: int = 0
     workers: int = 2
-    _left_out: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.cohort is None) == (self.people is None):
@@ -101,21 +102,19 @@ class Matrix:
         corpora = {name: self._corpus(out / f"{name}.zarr", spec, self.count) for name, spec in self.sources.items()}
         grid = grid_of(next(iter(corpora.values())))
         people = load_cohort(self._people(out, grid))
-        weights = {key: folder for key, folder in self._pretrained(corpora, out / "weights")}
+        left_out = dict(self._left_out(corpora))
+        weights = dict(self._pretrained(corpora, left_out, out / "weights"))
         arms = self._arms(weights)
         rows = [row for task in tasks for row in self._judged(people, task, arms, grid, out / "results")]
-        self._write(out, rows, corpora, list(weights.values()))
+        self._write(out, rows, left_out, corpora, list(weights.values()))
         print("\n".join(sentences(rows)))
         return 0
 
     def _corpus(self, path: Path, spec: GeneratorSpec, count: int, more: int = 1) -> Path:
-        from synth.engine import Job, generate
-        from synth.progress import progress_bar
+        from benchmarks import corpora
+        from synth.engine import Job
 
-        with progress_bar(f"generate {path.name}") as show:
-            outcome = generate(Job(spec, count, self.seed + more, path), self.workers, progress=show)
-        if outcome.failed:
-            raise UserError(f"{len(outcome.failed)} shard(s) of {path} failed: {next(iter(outcome.failed.values()))}")
+        corpora.make(Job(spec, count, self.seed + more, path), self.workers)
         return path
 
     def _people(self, out: Path, grid: Grid) -> Path:
@@ -131,24 +130,39 @@ class Matrix:
         spec = GeneratorSpec("Scans", options)
         return self._corpus(out / "people.zarr", spec, len(Scans(self.cohort)))
 
-    def _pretrained(self, corpora: Mapping[str, Path], out: Path) -> Iterator[tuple[tuple[str, str, str], Path]]:
-        """(backbone, source, objective) → weights."""
-        from pretrain.train import TrainOptions, begin, pretrain
+    def _cells(self, corpora: Mapping[str, Path]) -> Iterator[Cell]:
+        return itertools.product(self.backbones, corpora, self.objectives)
 
-        for backbone in self.backbones:
-            for source, corpus in corpora.items():
-                for objective in self.objectives:
-                    options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=self.seed)
-                    folder = out / f"{backbone}-{source}-{objective}".replace(":", "_")
-                    try:
-                        begin([corpus], folder, options, None, False)
-                    except UserError as error:
-                        self._left_out[folder.name] = str(error)
-                        continue
-                    pretrain(corpus, folder, options)
-                    yield (backbone, source, objective), folder
+    def _left_out(self, corpora: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+        """Name → why, of every cell whose objective cannot serve its backbone or corpus."""
+        from pretrain.backbones import make_backbone
+        from pretrain.objectives import make_objective
+        from synth.corpus import Corpus
 
-    def _arms(self, weights: Mapping[tuple[str, str, str], Path]) -> list[Arm]:
+        for cell in self._cells(corpora):
+            backbone, source, objective = cell
+            corpus = Corpus(corpora[source])
+            channels, d, h, w = corpus.image_shape
+            made = make_backbone(backbone, (d, h, w), channels, self.seed)
+            try:
+                make_objective(objective, made, corpus, self.seed)
+            except UserError as error:
+                yield name_of(cell), str(error)
+
+    def _pretrained(
+        self, corpora: Mapping[str, Path], left_out: Mapping[str, str], out: Path
+    ) -> Iterator[tuple[Cell, Path]]:
+        """Cell → weights."""
+        from pretrain.train import TrainOptions, pretrain
+
+        for cell in self._cells(corpora):
+            backbone, source, objective = cell
+            if name_of(cell) not in left_out:
+                options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=self.seed)
+                pretrain(corpora[source], out / name_of(cell), options)
+                yield cell, out / name_of(cell)
+
+    def _arms(self, weights: Mapping[Cell, Path]) -> list[Arm]:
         from finetune.protocol import Arm
 
         arms = []
@@ -195,22 +209,34 @@ class Matrix:
                     "metrics": metrics,
                 }
 
-    def _write(self, out: Path, rows: list[dict[str, Any]], corpora: Mapping[str, Path], weights: list[Path]) -> None:
+    def _write(
+        self,
+        out: Path,
+        rows: list[dict[str, Any]],
+        left_out: Mapping[str, str],
+        corpora: Mapping[str, Path],
+        weights: list[Path],
+    ) -> None:
         from benchmarks.report import Story, write_report
         from synth.storage import write_atomically
 
-        results = {"benchmark": "matrix", "options": self._options(), "left_out": self._left_out, "rows": rows}
+        results = {"benchmark": "matrix", "options": self._options(), "left_out": left_out, "rows": rows}
         write_atomically(out / RESULTS, json.dumps(results, indent=1))
         draw(rows, out / PICTURE)
         experiments = [out / "results" / task for task in self.tasks]
         write_report(Story(experiments, list(corpora.values()), weights), out)
 
     def _options(self) -> dict[str, Any]:
-        told = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
         told["sources"] = {name: spec.recipe() for name, spec in self.sources.items()}
         told["people"] = None if self.people is None else self.people.recipe()
         told["cohort"] = None if self.cohort is None else self.cohort.name
         return told
+
+
+def name_of(cell: Cell) -> str:
+    """What the folder of a cell's weights is called."""
+    return "-".join(cell).replace(":", "_")
 
 
 def grid_of(path: Path) -> Grid:

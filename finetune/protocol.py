@@ -74,11 +74,13 @@ def run_experiment(
         UserError: a cohort or split that does not serve the task, weights that share people with the cohort.
     """
     started = time.perf_counter()
-    plans = _plans(cohort, task, protocol)
+    people, target = participants_of(task, cohort)
+    plans = {
+        percent: layouts(cohort, task, people, target, protocol, percent) for percent in sorted(set(protocol.fractions))
+    }
     percents = list(plans)
     plan = plans[percents[-1]]
-    bench = bench_of(cohort, task, protocol, out, externals)
-    people, target = participants_of(task, cohort)
+    bench = Bench(cohort, task, people, target, protocol, out, plan, _externals(cohort, task, externals))
     if len({arm.name for arm in arms}) < len(arms):
         raise UserError("two arms have one name; expected each weights folder and mode once")
     for arm in arms:
@@ -95,16 +97,10 @@ def run_experiment(
     return results
 
 
-def _plans(cohort: Cohort, task: Task, protocol: Protocol) -> dict[float, list[Layout]]:
-    """Percent, from small to large → the layout of every seed."""
-    people, target = participants_of(task, cohort)
-    return {one: layouts(cohort, task, people, target, protocol, one) for one in sorted(set(protocol.fractions))}
-
-
 def bench_of(cohort: Cohort, task: Task, protocol: Protocol, out: Path, externals: Sequence[Cohort] = ()) -> Bench:
     """The bench of an experiment, its plan that of the largest fraction. Raises UserError as :func:`run_experiment`."""
     people, target = participants_of(task, cohort)
-    plan = list(_plans(cohort, task, protocol).values())[-1]
+    plan = layouts(cohort, task, people, target, protocol, max(protocol.fractions))
     return Bench(cohort, task, people, target, protocol, out, plan, _externals(cohort, task, externals))
 
 
