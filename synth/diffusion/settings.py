@@ -147,7 +147,8 @@ class Denoising:
         prediction: what the U-Net foretells: the noise (epsilon, Ho et al. 2020), v (v_prediction, Salimans & Ho 2022) or
             the velocity of a straight path (rectified_flow, Liu et al. 2023).
         untold: share of volumes shown without conditions, so that guidance works (Ho & Salimans 2022).
-        untold_each: share in which each condition by itself is left untold, so that some can be left to the model.
+        untold_each: share of volumes shown with some of the conditions, each left untold at a rate drawn for that volume, so
+            that any can be left to the model and one alone still tells.
         ema: decay of the moving average that is kept as the weights.
         shift: of a rectified flow, how much its training times lean towards noise, where the large shapes are made (Esser
             et al. 2024, SD3's timestep shifting); 1 spreads them evenly.
@@ -155,12 +156,12 @@ class Denoising:
             head is.
     """
 
-    steps: int = 5000
+    steps: int = 8000
     batch_size: int = 8
     learning_rate: float = 2e-3
     prediction: Prediction = "v_prediction"
     untold: float = 0.1
-    untold_each: float = 0.1
+    untold_each: float = 0.4
     ema: float = 0.999
     shift: float = 1.0
     centred: bool = True

@@ -157,11 +157,23 @@ class LearnDenoising(Learning):
 
     def _told(self, index: Tensor, rng: np.random.Generator) -> Tensor:
         vector = self.vectors[index].clone()
-        nothing = rng.random(len(vector)) < self.options.untold
-        each = rng.random((len(vector), len(self.conditions))) < self.options.untold_each
-        for span, hidden in zip(spans(self.conditions), (each | nothing[:, None]).T, strict=True):
-            vector[torch.from_numpy(hidden), span] = UNTOLD
+        hidden = untold(self.options, (len(vector), len(self.conditions)), rng)
+        for span, column in zip(spans(self.conditions), hidden.T, strict=True):
+            vector[torch.from_numpy(column), span] = UNTOLD
         return vector
+
+
+def untold(options: Denoising, size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Which of ``size`` = (volumes, conditions) a step leaves untold, ``[B, K]``.
+
+    Where some are left out (``untold_each``) the rate is drawn for each volume, so that every number of them is as likely as
+    any other: at one fixed rate a single condition would hardly ever be seen without the rest.
+    """
+    volumes, conditions = size
+    nothing, some = rng.random(volumes) < options.untold, rng.random(volumes) < options.untold_each
+    rates = np.where(some, rng.random(volumes), 0.0)
+    hidden: npt.NDArray[np.bool_] = rng.random((volumes, conditions)) < rates[:, None]
+    return hidden | nothing[:, None]
 
 
 class LearnControl(LearnDenoising):
