@@ -10,6 +10,7 @@ from typing import Any, Literal
 from finetune.heads import FineTuning
 from synth.nifti import Grid
 
+SCRATCH = "scratch"  # pretrain.starts.SCRATCH, without torch
 Mode = Literal["frozen", "knn", "full", "lora"]
 MODES: tuple[Mode, ...] = ("frozen", "knn", "full", "lora")
 Control = Literal["", "volumes", "demographics", "mean", "shuffled", "planted"]
@@ -24,6 +25,7 @@ class Arm:
         mode: linear model or neighbours on frozen features, everything trained, or adapters.
         weights: None is a fresh ``backbone``.
         backbone: of fresh arms.
+        init: where a fresh backbone begins, such as a network of images or videos (:mod:`pretrain.starts`).
         control: shuffled and planted go through the network; the others are models without one.
     """
 
@@ -32,6 +34,12 @@ class Arm:
     weights: Path | None = None
     backbone: str = "sfcn_s"
     control: Control = ""
+    init: str = SCRATCH
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the backbone has learnt nothing yet."""
+        return self.weights is None and self.init == SCRATCH
 
     @property
     def without_network(self) -> bool:

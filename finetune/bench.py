@@ -99,18 +99,27 @@ class Bench:
     def check(self, arm: Arm) -> None:
         """Raise UserError when an arm cannot run here: weights unreadable or leaking, backbone and grid or mode at odds."""
         from finetune.lora import add_adapters
-        from pretrain.backbones import make_backbone
-        from pretrain.weights import read_config
+        from pretrain.weights import corpora_of, read_config
 
         if arm.weights is not None:
-            for corpus in read_config(arm.weights).corpora():
-                refuse_leak(self.cohort, corpus, str(arm.weights), self.tested_people())
-                for one in self.externals:
-                    refuse_leak(one.cohort, corpus, str(arm.weights))
+            self._refuse_leaks(read_config(arm.weights).corpora(), str(arm.weights))
         elif not arm.without_network:
-            make_backbone(arm.backbone, self.protocol.grid[0])
+            self._refuse_leaks(corpora_of(self.start(arm)), arm.init)
         if arm.mode == "lora":
             add_adapters(self.backbone(arm, 0)[0], self.protocol.fine_tuning.rank, 0)
+
+    def _refuse_leaks(self, corpora: Sequence[dict[str, Any]], weights: str) -> None:
+        for corpus in corpora:
+            refuse_leak(self.cohort, corpus, weights, self.tested_people())
+            for one in self.externals:
+                refuse_leak(one.cohort, corpus, weights)
+
+    def start(self, arm: Arm) -> dict[str, Any] | None:
+        """Record of where a fresh arm's backbone begins; None from scratch. Raises UserError where it does not fit."""
+        from pretrain.starts import make_start
+
+        report = make_start(arm.init, arm.backbone, self.protocol.grid[0])[1]
+        return None if report is None else report.record()
 
     def tested_people(self) -> set[str] | None:
         """Participants of the cohort who are tested in some split; None, which is everybody, without a plan."""
@@ -147,6 +156,8 @@ class Bench:
         identity = arm.weights.resolve().name if arm.weights else ""
         if arm.weights is not None:
             identity += hashlib.sha256((arm.weights / "model.safetensors").read_bytes()).hexdigest()
+        elif not arm.is_fresh:
+            identity += digest_of(arm.init)
         content = [RECORD_VERSION, self.fingerprint, asdict(arm) | {"weights": identity}, seed, percent]
         key = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
         return self.out / "arms" / f"{key[:20]}.json"
@@ -222,7 +233,7 @@ class Bench:
         from finetune.tuning import fit_tuned
 
         options = self.protocol.fine_tuning
-        if arm.mode == "lora" or arm.weights is None:
+        if arm.mode == "lora" or arm.is_fresh:
             options = replace(options, layer_decay=1.0)
 
         def make() -> Any:
@@ -262,11 +273,11 @@ class Bench:
 
     def backbone(self, arm: Arm, seed: int) -> tuple[Any, Grid]:
         """The arm's backbone as it starts, and the grid it takes."""
-        from pretrain.backbones import make_backbone
+        from pretrain.starts import make_start
         from pretrain.weights import load_weights
 
         if arm.weights is None:
-            return make_backbone(arm.backbone, self.protocol.grid[0], seed=seed), self.protocol.grid
+            return make_start(arm.init, arm.backbone, self.protocol.grid[0], seed=seed)[0], self.protocol.grid
         backbone, about = load_weights(arm.weights)
         return backbone, (about.shape, about.spacing)
 
@@ -295,7 +306,7 @@ class Bench:
         if arm.without_network:
             return self._columns(arm.control)
         # weights give the same features at every seed
-        key = (arm.weights, arm.backbone, None if arm.weights else seed, arm.control == "planted")
+        key = (arm.weights, arm.backbone, arm.init, None if arm.weights else seed, arm.control == "planted")
         if key not in self._features:
             backbone, grid = self.backbone(arm, seed)
             images = self.images(grid)
@@ -341,6 +352,13 @@ def _by_training(parts: Sequence[tuple[str, Split]]) -> Iterator[tuple[npt.NDArr
         groups.setdefault(split.train.tobytes(), []).append((name, split))
     for own in groups.values():
         yield own[0][1].train, own
+
+
+def digest_of(init: str) -> str:
+    """Of the files of a start; of a hub id, which has none here, the id."""
+    place = Path(init)
+    files = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
+    return "".join(hashlib.sha256(one.read_bytes()).hexdigest() for one in files) if place.exists() else init
 
 
 def read_record(path: Path) -> Outcome:

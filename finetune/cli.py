@@ -13,6 +13,7 @@ def run(
     cohort: Path,
     out: Path,
     weights: tuple[str, ...] = ("none",),
+    init: tuple[str, ...] = (),
     mode: tuple[str, ...] = ("auto",),
     backbone: str = "sfcn_s",
     shape: tuple[int, int, int] = (40, 48, 40),
@@ -48,8 +49,10 @@ def run(
         cohort: BIDS folder (participants.tsv and sub-*/**/anat/*_T1w.nii.gz) or corpus.
         out: folder of the results.
         weights: folders made by brainloom pretrain run, or none for a fresh backbone; several with commas.
+        init: arms more, of the backbone as it begins from a file, folder or hub id that pretrain run --init takes, such as a
+            network of images or videos; several with commas.
         mode: frozen (linear model on frozen features), knn (neighbours on them), lora (adapters on a transformer's linear
-            layers) or full (everything trained), several with commas; auto is frozen for weights, full for none.
+            layers) or full (everything trained), several with commas; auto is frozen for weights and starts, full for none.
         backbone: of fresh backbones.
         shape: voxels of the volumes for fresh backbones.
         spacing: mm, likewise.
@@ -91,6 +94,11 @@ def run(
     people = load_cohort(cohort, read, visits)
     others = [load_cohort(one, read, visits) for one in external]
     arms = [_arm(word, how, backbone, Arm) for word in weights for how in _modes(mode, word)]
+    arms += [
+        Arm(f"{backbone} from {one}, {NAMES[how][1]}", how, None, backbone, init=one)
+        for one in init
+        for how in _modes(mode, one)
+    ]
     protocol = Protocol(
         seeds,
         folds,

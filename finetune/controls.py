@@ -99,7 +99,7 @@ def held(
 
 
 def _is_ours(arm: Arm) -> bool:
-    return not arm.control and not (arm.weights is None and arm.mode in ("frozen", "knn"))
+    return not arm.control and not (arm.is_fresh and arm.mode in ("frozen", "knn"))
 
 
 def _as_planned(kind: str, figures: dict[str, Any]) -> bool:

@@ -66,6 +66,7 @@ def summarise(arm: Arm, outcomes: Outcomes, bench: Bench, tested: dict[str, Ints
         "control": arm.control or None,
         "backbone": arm.backbone if not arm.without_network else None,
         "weights": _pedigree(arm) if not arm.control else None,
+        "start": _start(arm, bench),
         "metrics": rows,
         "calibration": curves or None,
         "chosen": [one.chosen for one in outcomes[arm.name]],
@@ -79,10 +80,12 @@ def _figures(arm: Arm, outcomes: Outcomes, bench: Bench, name: str, who: Ints) -
     aside = np.array([one.aside[name] for one in outcomes[arm.name]])
     metrics = metrics_of(bench.task)
     found = {metric: with_interval(function, target, ours, whose) for metric, function in metrics.items()}
-    scratch = f"{arm.backbone}, scratch"
-    if scratch in outcomes and not arm.control and arm.name != scratch:
-        theirs = predicted(outcomes[scratch], name)
-        found["gain_over_scratch"] = gain(next(iter(metrics.values())), target, ours, theirs, whose)
+    for start in ("scratch", "untrained, frozen"):
+        other = f"{arm.backbone}, {start}"
+        if other in outcomes and not arm.control and arm.name != other:
+            theirs = predicted(outcomes[other], name)
+            key = f"gain_over_{start.partition(',')[0]}"
+            found[key] = gain(next(iter(metrics.values())), target, ours, theirs, whose)
     if bench.task.is_classification:
         found["sensitivity_at_90_specificity"] = with_interval(sensitivity, target, aside, whose)
         found["specificity_there"] = with_interval(specificity, target, aside, whose)
@@ -167,6 +170,12 @@ def _pedigree(arm: Arm) -> dict[str, Any] | None:
         "figures": about.figures,
         "corpus": about.corpus,
     }
+
+
+def _start(arm: Arm, bench: Bench) -> dict[str, Any] | None:
+    """Of an arm that begins with others' weights and was not pre-trained here."""
+    told = None if arm.is_fresh or arm.weights is not None else bench.start(arm)
+    return None if told is None else {key: told[key] for key in ("source", "kind", "notes")}
 
 
 def anchors(cohort: Cohort, task: Task) -> list[dict[str, Any]]:

@@ -54,11 +54,16 @@ class Weights:
 
     def corpora(self) -> list[dict[str, Any]]:
         """Parent records of every corpus these weights have seen: their own, and those of our weights they began from."""
-        found, start = [self.corpus], self.start
-        while start and start.get("parent"):
-            found.append(start["parent"]["corpus"])
-            start = start["parent"]["start"]
-        return found
+        return [self.corpus, *corpora_of(self.start)]
+
+
+def corpora_of(start: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Parent records of the corpora behind a start's record (``pretrain.starts.Report.record``); none of others' weights."""
+    found = []
+    while start and start.get("parent"):
+        found.append(start["parent"]["corpus"])
+        start = start["parent"]["start"]
+    return found
 
 
 def save_weights(folder: Path, backbone: Backbone, about: Weights) -> None:

@@ -98,7 +98,7 @@ def kind_of(arm: dict[str, Any]) -> str:
         return "check"
     if arm["mode"] == "control":
         return "control"
-    if arm["weights"] is not None:
+    if arm["weights"] is not None or arm.get("start"):
         return "pretrained"
     return "untrained" if arm["mode"] in ("frozen", "knn") else "scratch"
 

@@ -22,6 +22,7 @@ METRICS = {
     "corrected_mae": "MAE, age-corrected",
     "corrected_gap": "gap, age-corrected",
     "gain_over_scratch": "gain over scratch",
+    "gain_over_untrained": "gain over untrained, frozen",
 }
 Row = Sequence[Any]
 

@@ -1,4 +1,5 @@
-"""Starts a network of MONAI's modules from a file of the same network: MedicalNet, torchvision's video models, MONAI."""
+"""Starts a network of MONAI's modules from a file of the same network: MedicalNet, torchvision's video models, MONAI, or a
+ResNet or DenseNet of images, whose kernels are repeated through the depth (I3D, Carreira and Zisserman 2017)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import torch
 
 from pretrain.backbones import Backbone, Shape, make_backbone
 from pretrain.starts.files import Source
-from pretrain.starts.inflate import fold_channels
+from pretrain.starts.inflate import fold_channels, resize_kernel
 from pretrain.starts.report import Report
 from synth.errors import UserError
 
@@ -25,7 +26,6 @@ class Kind:
     sign: str
     rename: Callable[[str], str]
     backbones: tuple[str, ...]
-    note: str = ""
 
 
 def _r3d(name: str) -> str:
@@ -43,14 +43,17 @@ def _swin3d(name: str) -> str:
     return f"{stage}.blocks.{rest.replace('mlp.0.', 'mlp.linear1.').replace('mlp.3.', 'mlp.linear2.')}"
 
 
+def _densenet(name: str) -> str:
+    """torchvision's and timm's names, or MONAI's, which has ``layers`` in between."""
+    return re.sub(r"(denselayer\d+)\.(norm|relu|conv)", r"\1.layers.\2", name)
+
+
 MEDICALNET = "MedicalNet's layers 3 and 4 were trained with dilation and stride 1; here, as in MONAI, they have stride 2 and none"
 KINDS = (
     Kind("torchvision r3d_18", "stem.0.weight", _r3d, ("r3d_18",)),
     Kind("torchvision video Swin", "features.0.0.attn.qkv.weight", _swin3d, ("swin3d_t", "swin3d_s", "swin3d_b")),
-    Kind(
-        "3-D ResNet (MedicalNet, MONAI)", "layer1.0.conv1.weight", "net.{}".format, ("resnet18", "resnet50"), MEDICALNET
-    ),
-    Kind("MONAI DenseNet", "features.conv0.weight", str, ("densenet121",)),
+    Kind("ResNet", "layer1.0.conv1.weight", "net.{}".format, ("resnet18", "resnet50")),
+    Kind("DenseNet", "features.conv0.weight", _densenet, ("densenet121",)),
 )
 
 
@@ -85,7 +88,10 @@ def start_cnn(source: Source, word: str, shape: Shape, channels: int, seed: int)
             f"'{source.name}' is a {kind.name}; choose --backbone {' or '.join(kind.backbones)}, not {word}"
         )
     backbone = make_backbone(word, shape, channels, seed)
-    report = Report(source.name, kind.name, notes=[kind.note] if kind.note else [])
+    planes = tensors[kind.sign].ndim == 4
+    report = Report(source.name, f"{kind.name} of images" if planes else kind.name)
+    if kind.name == "ResNet" and not planes:
+        report.notes.append(MEDICALNET)
     named = {}
     for name, tensor in tensors.items():
         if HEADS.match(name):
@@ -105,8 +111,14 @@ def pour(named: dict[str, torch.Tensor], backbone: Backbone, channels: int, sour
     for name in [name for name in named if name not in state]:
         report.skipped[name] = "no place for it in the backbone"
         del named[name]
+    for name, tensor in named.items():
+        if tensor.ndim == 4 and name in state and state[name].ndim == 5:
+            depth = state[name].shape[2]
+            report.inflated[name] = f"a plane → {depth} deep"
+            named[name] = resize_kernel(tensor, (depth, *tensor.shape[2:]))
     if first in named and named[first].shape[1] != channels:
-        report.inflated[first] = f"{named[first].shape[1]} channels → {channels}"
+        folded = f"{named[first].shape[1]} channels → {channels}"
+        report.inflated[first] = ", ".join(filter(None, (folded, report.inflated.get(first))))
         named[first] = fold_channels(named[first], channels)
     for name, tensor in named.items():
         if name.endswith("relative_position_index"):  # torchvision keeps it flat
