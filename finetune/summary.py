@@ -30,6 +30,7 @@ from finetune.metrics import (
     specificity,
     with_interval,
 )
+from finetune.shuffled import interval_of_mean
 from finetune.tasks import Task
 from synth.storage import write_atomically
 
@@ -92,6 +93,9 @@ def _figures(arm: Arm, outcomes: Outcomes, bench: Bench, name: str, who: Ints) -
     else:
         found["corrected_gap"] = with_interval(mean_gap, target, aside, whose)
         found["corrected_mae"] = with_interval(mean_absolute_error, target, aside, whose)
+    if arm.control == "shuffled":  # not of the first permutation alone, which is one random direction
+        figures = np.array([value for one in outcomes[arm.name] for value in one.permuted.get(name, [])])
+        found["roc_auc" if bench.task.is_classification else "r"] = interval_of_mean(figures)
     return found
 
 
