@@ -14,12 +14,12 @@ import numpy.typing as npt
 from finetune.arms import MODES, Arm, Mode, Protocol
 from finetune.bench import Bench, External, Outcome
 from finetune.cohort import Cohort
+from finetune.comparisons import comparisons
 from finetune.controls import control_features, controls, held
 from finetune.layouts import Layout, layouts
 from finetune.split_files import Rows, write_splits
 from finetune.summary import (
     anchors,
-    comparisons,
     describe_cohort,
     metrics_of,
     predicted,
