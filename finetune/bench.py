@@ -55,6 +55,8 @@ class Outcome:
         site: balanced accuracy of the site from frozen features, and chance; None where not asked or not known.
         seconds: that it took.
         permuted: test set → AUC or r of every permutation of the labels, of the shuffled control.
+        prevalence: test set → share of class 1 among the training people of whoever predicted each: the probability
+            above which class 1 is called. Empty for a regression.
     """
 
     predictions: dict[str, Floats]
@@ -63,6 +65,7 @@ class Outcome:
     site: dict[str, float] | None = None
     seconds: float = 0.0
     permuted: dict[str, list[float]] = field(default_factory=dict)
+    prevalence: dict[str, Floats] = field(default_factory=dict)
 
 
 class Bench:
@@ -182,6 +185,7 @@ class Bench:
             "aside": {name: values.tolist() for name, values in outcome.aside.items()},
             "site": outcome.site,
             "seconds": round(time.perf_counter() - started, 2),
+            "prevalence": {name: values.tolist() for name, values in outcome.prevalence.items()},
             **({"permuted": outcome.permuted} if outcome.permuted else {}),
         }
         write_atomically(path, json.dumps(record))
@@ -190,7 +194,7 @@ class Bench:
     def predict(self, arm: Arm, seed: int, layout: Layout) -> Outcome:
         """Train on every split and predict its test people; an external cohort's predictions are the mean over splits."""
         size, parts = len(self.target), self.parts(layout)
-        sums = {name: np.zeros((3, size)) for name, _ in parts}  # predictions, aside, count
+        sums = {name: np.zeros((4, size)) for name, _ in parts}  # predictions, aside, prevalence, count
         chosen: list[dict[str, Any]] = []
         permuted: dict[str, list[Floats]] = {}
         features = self.features(arm, seed) if arm.control or arm.mode in ("frozen", "knn") else None
@@ -201,20 +205,22 @@ class Bench:
             chosen.append({**fitted.chosen, **about})
             for name, split in own:
                 here = np.isin(test, split.test)
-                sums[name][:, split.test] += np.stack([fitted.test[here], aside[here], np.ones(here.sum())])
+                own_share, once = np.full(here.sum(), self.target[train].mean()), np.ones(here.sum())
+                sums[name][:, split.test] += np.stack([fitted.test[here], aside[here], own_share, once])
             if arm.control == "shuffled" and features is not None:
                 tests, count = [split.test for _, split in own], -(-PERMUTATIONS // self.protocol.seeds)
                 data, classes = (features, self.target, self.persons), self.task.is_classification
                 rows = permuted_figures(*data, train, tests, classes, penalty_of(fitted.chosen), seed, count)
                 for (name, _), row in zip(own, rows, strict=True):
                     permuted.setdefault(name, []).append(row)
-        tested = self.tested(layout).items()
+        means = {name: sums[name][:3, who] / sums[name][3, who] for name, who in self.tested(layout).items()}
         return Outcome(
-            {name: sums[name][0, who] / sums[name][2, who] for name, who in tested},
-            {name: sums[name][1, who] / sums[name][2, who] for name, who in tested},
+            {name: said for name, (said, _, _) in means.items()},
+            {name: aside for name, (_, aside, _) in means.items()},
             chosen,
             self._site(features, seed) if features is not None and not arm.control and seed == 0 else None,
             permuted={name: means_over_splits(found) for name, found in permuted.items()},
+            prevalence={name: share for name, (_, _, share) in means.items()} if self.task.is_classification else {},
         )
 
     def fit(
@@ -377,5 +383,6 @@ def digest_of(init: str) -> str:
 def read_record(path: Path) -> Outcome:
     """What a file of ``arms/`` holds."""
     told = json.loads(path.read_text())
-    sets = [{name: np.array(values, float) for name, values in told[part].items()} for part in ("predictions", "aside")]
-    return Outcome(sets[0], sets[1], told["chosen"], told["site"], told["seconds"], told.get("permuted", {}))
+    parts = ("predictions", "aside", "prevalence")
+    said, aside, share = [{name: np.array(values, float) for name, values in told[part].items()} for part in parts]
+    return Outcome(said, aside, told["chosen"], told["site"], told["seconds"], told.get("permuted", {}), share)
