@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from finetune.arms import Arm, Protocol
 from finetune.cohort import Cohort
-from finetune.controls import control_features, planted
+from finetune.controls import planted
 from finetune.heads import Fitted, fit_knn, fit_linear
 from finetune.layouts import Layout
 from finetune.leaks import refuse_leak, refuse_twins
 from finetune.metrics import age_correction, corrected, threshold_at
 from finetune.prepare import Grid, prepare
 from finetune.shuffled import PERMUTATIONS, means_over_splits, penalty_of, permuted_figures, shuffled_labels
+from finetune.simple import control_columns
 from finetune.splits import Persons, Split
 from finetune.tasks import Task
 from synth.errors import UserError
@@ -111,6 +112,8 @@ class Bench:
             self._refuse_leaks(read_config(arm.weights).corpora(), str(arm.weights))
         elif not arm.without_network:
             self._refuse_leaks(corpora_of(self.start(arm)), arm.init)
+        if arm.control in ("volumes", "demographics"):
+            self._columns(arm.control)
         if arm.mode == "lora":
             add_adapters(self.backbone(arm, 0)[0], self.protocol.fine_tuning.rank, 0)
 
@@ -331,20 +334,27 @@ class Bench:
             images = self.images(grid)
             images = planted(images, self.target) if arm.control == "planted" else images
             with torch.no_grad():
-                self._features = {key: embed(backbone, torch.from_numpy(images)).numpy()}
+                found = embed(backbone, torch.from_numpy(images)).numpy()
+            if not np.isfinite(found).all():  # a head would take them for missing values
+                raise UserError(
+                    f"features of arm '{arm.name}' are not all finite; its weights have diverged, train anew"
+                )
+            self._features = {key: found}
         return self._features[key]
 
     def _columns(self, control: str) -> Floats:
         """A control's columns in all cohorts. Raises UserError where an external one knows other columns."""
-        found = [control_features(self.cohort, self.people, control, self.task)]
-        found += [control_features(one.cohort, one.rows, control, self.task) for one in self.externals]
+        found = [control_columns(self.cohort, self.people, control, self.task)]
+        found += [control_columns(one.cohort, one.rows, control, self.task) for one in self.externals]
         for one, columns in zip(self.externals, found[1:], strict=True):
-            if columns.shape[1] != found[0].shape[1]:
+            if set(columns) != set(found[0]):
                 raise UserError(
                     f"external cohort '{one.cohort.name}' has not the age, sex or volume columns that cohort "
                     f"'{self.cohort.name}' has, which control {control} needs in both"
                 )
-        return np.concatenate(found)
+        if not found[0]:
+            raise UserError(f"cohort '{self.cohort.name}' has no column that control {control} could look at")
+        return np.concatenate([np.stack([columns[name] for name in found[0]], axis=1) for columns in found])
 
 
 def _prepared(cohort: Cohort, rows: list[str], grid: Grid) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
