@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from finetune.layouts import Layout
 from finetune.leaks import refuse_leak, refuse_twins
 from finetune.metrics import age_correction, corrected, threshold_at
 from finetune.prepare import Grid, prepare
+from finetune.records import Outcome, read_record
 from finetune.shuffled import PERMUTATIONS, means_over_splits, penalty_of, permuted_figures, shuffled_labels
 from finetune.simple import control_columns
 from finetune.splits import Persons, Split
@@ -28,6 +29,7 @@ from finetune.tasks import Task
 from synth.errors import UserError
 from synth.storage import write_atomically
 
+__all__ = ["Bench", "External", "Outcome"]
 Floats = npt.NDArray[np.float64]
 RECORD_VERSION = 3
 
@@ -43,30 +45,6 @@ class External:
     cohort: Cohort
     rows: list[str]
     target: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one arm, seed and fraction gave.
-
-    Attributes:
-        predictions: test set → probability of class 1, or the target's unit, in order of position.
-        aside: test set → 1 where called class 1 at the threshold from training people; or the corrected prediction.
-        chosen: hyper-parameters and where threshold or correction come from, for each model trained.
-        site: balanced accuracy of the site from frozen features, and chance; None where not asked or not known.
-        seconds: that it took.
-        permuted: test set → AUC or r of every permutation of the labels, of the shuffled control.
-        prevalence: test set → share of class 1 among the training people of whoever predicted each: the probability
-            above which class 1 is called. Empty for a regression.
-    """
-
-    predictions: dict[str, Floats]
-    aside: dict[str, Floats]
-    chosen: list[dict[str, Any]]
-    site: dict[str, float] | None = None
-    seconds: float = 0.0
-    permuted: dict[str, list[float]] = field(default_factory=dict)
-    prevalence: dict[str, Floats] = field(default_factory=dict)
 
 
 class Bench:
@@ -95,6 +73,7 @@ class Bench:
         self._images: dict[Grid, npt.NDArray[np.float32]] = {}
         content: list[Any] = [protocol.plain(), repr(task), people, self.target.tolist(), cohort.name, names]
         content += [cohort.choices()] if cohort.choices() else []
+        content += [cohort.identity(people), *[one.cohort.identity(one.rows) for one in externals]]
         if protocol.split is not None:  # the same name may hold another split tomorrow
             content.append(protocol.split.read_text(errors="replace"))
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -179,18 +158,9 @@ class Bench:
         started = time.perf_counter()
         outcome = self.predict(arm, seed, layout)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {
-            "arm": asdict(arm) | {"weights": str(arm.weights) if arm.weights else None},
-            "seed": seed,
-            "percent": percent,
-            "chosen": outcome.chosen,
-            "predictions": {name: values.tolist() for name, values in outcome.predictions.items()},
-            "aside": {name: values.tolist() for name, values in outcome.aside.items()},
-            "site": outcome.site,
-            "seconds": round(time.perf_counter() - started, 2),
-            "prevalence": {name: values.tolist() for name, values in outcome.prevalence.items()},
-            **({"permuted": outcome.permuted} if outcome.permuted else {}),
-        }
+        seconds = round(time.perf_counter() - started, 2)
+        about = {"arm": asdict(arm) | {"weights": str(arm.weights) if arm.weights else None}}
+        record = about | {"seed": seed, "percent": percent} | outcome.record() | {"seconds": seconds}
         write_atomically(path, json.dumps(record))
         return read_record(path)
 
@@ -388,11 +358,3 @@ def digest_of(init: str) -> str:
     place = Path(init)
     files = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
     return "".join(hashlib.sha256(one.read_bytes()).hexdigest() for one in files) if place.exists() else init
-
-
-def read_record(path: Path) -> Outcome:
-    """What a file of ``arms/`` holds."""
-    told = json.loads(path.read_text())
-    parts = ("predictions", "aside", "prevalence")
-    said, aside, share = [{name: np.array(values, float) for name, values in told[part].items()} for part in parts]
-    return Outcome(said, aside, told["chosen"], told["site"], told["seconds"], told.get("permuted", {}), share)
