@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -30,12 +31,28 @@ def choose(ordered: Sequence[tuple[str, Kept]], visits: Visits) -> list[Kept]:
 
 
 def in_order(scans: Iterable[Scan], rows: dict[tuple[str, str], Row]) -> list[tuple[str, Scan]]:
-    """A person's scans as (session, scan) in order of time: by ``acq_time`` where every session has one, else by name."""
+    """A person's scans as (session, scan) in order of time: by ``acq_time`` where every session has one, else by name.
+
+    Raises:
+        UserError: a time that is not ISO 8601, as BIDS writes it; as text 1/2/2020 would come before 9/9/2010.
+    """
     scans = list(scans)
     times = {scan.session: rows.get((scan.participant, scan.session), {}).get("acq_time") for scan in scans}
     if len(times) > 1 and all(times.values()):
-        scans = sorted(scans, key=lambda scan: (str(times[scan.session]), natural(scan.session)))
+        when = {scan.session: _time(times[scan.session], scan) for scan in scans}
+        scans = sorted(scans, key=lambda scan: (when[scan.session], natural(scan.session)))
     return [(scan.session, scan) for scan in scans]
+
+
+def _time(told: Any, scan: Scan) -> datetime:
+    try:
+        found = datetime.fromisoformat(str(told).strip())
+    except ValueError as error:
+        raise UserError(
+            f"{scan.session} of {scan.participant} has acq_time '{told}'; expected ISO 8601 such as 2019-05-03T10:30:00, "
+            "or n/a to go by the sessions' names"
+        ) from error
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def read_sessions(folder: Path, scans: Iterable[Scan]) -> dict[tuple[str, str], Row]:

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from finetune.cohort import load_cohort
-from finetune.protocol import Arm, Bench, Protocol, controls, layouts, run_experiment
+from finetune.heads import FineTuning
+from finetune.protocol import Arm, Bench, Mode, Protocol, controls, layouts, run_experiment
 from finetune.tasks import TASKS, participants_of
+from pretrain.train import TrainOptions, pretrain
 from synth.corpus import Corpus
 from tests.conftest import Run
 
@@ -115,3 +118,39 @@ def test_bad_options_are_refused_before_anything_is_written(
     answer = run("finetune", "run", "--task", "ad", "--cohort", people.path, "--out", tmp_path / "r", *words)
     assert (answer.code, answer.err.count("\n")) == (2, 1) and said in answer.err
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "mode, weighted, decays", [("full", True, True), ("full", False, False), ("lora", True, False)]
+)
+def test_layers_of_given_weights_learn_slower_towards_the_input_in_mode_full_alone(
+    people: Corpus,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode,
+    weighted: bool,
+    decays: bool,
+) -> None:
+    cohort, task = load_cohort(people.path), TASKS["ad"]
+    if weighted:
+        pretrain(corpus.path, tmp_path / "w", TrainOptions(steps=1, batch_size=4, backbone="vit_xs"))
+    rates: list[list[float]] = []
+    adamw = torch.optim.AdamW
+
+    def watched(groups: list[dict[str, Any]], rate: float, **options: Any) -> Any:
+        rates.append([group.get("lr", rate) for group in groups])
+        return adamw(groups, rate, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", watched)
+    names, target = participants_of(task, cohort)
+    tuning = FineTuning(epochs=1, learning_rate=1e-3, layer_decay=0.5, rank=2)
+    bench = Bench(cohort, task, names, target, Protocol(grid=GRID, fine_tuning=tuning), tmp_path)
+    healthy, ill = np.flatnonzero(target < 0.5), np.flatnonzero(target > 0.5)
+    some = np.sort(np.concatenate([healthy[:4], ill[:4]]))
+    arm = Arm("a", mode, tmp_path / "w" if weighted else None, "vit_xs")
+    bench.fit(arm, 0, None, some, np.array([healthy[5]]))
+    head, *layers = rates[-1]
+    assert head == 1e-3
+    assert layers == [pytest.approx(1e-3 * 0.5 ** (len(layers) - 1 - depth)) for depth in range(len(layers))]
+    assert (len(layers) > 2) is decays

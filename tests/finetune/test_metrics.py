@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from finetune.metrics import balanced_accuracy, gain, mean_absolute_error, roc_auc, with_interval
+from finetune.metrics import (
+    balanced_accuracy,
+    brier,
+    f1,
+    gain,
+    mean_absolute_error,
+    mean_gap,
+    pearson_r,
+    r_squared,
+    roc_auc,
+    sensitivity,
+    specificity,
+    threshold_at,
+    with_interval,
+)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=4, max_size=40))
@@ -44,3 +58,38 @@ def test_a_gain_is_positive_where_ours_is_better_whatever_the_metric() -> None:
     sharp, dull = target + rng.normal(0, 0.3, (2, 60)), rng.normal(0, 1, (2, 60))
     assert gain(roc_auc, target, sharp, dull)["low"] > 0
     assert gain(roc_auc, target, dull, dull)["value"] == 0
+
+
+FIVE = np.array([1.0, 1.0, 1.0, 0.0, 0.0])
+SAID = np.array([0.9, 0.6, 0.2, 0.7, 0.1])  # two of three patients called, one of two healthy people called too
+
+
+def test_metrics_of_classes_are_the_worked_example() -> None:
+    assert f1(FIVE, SAID) == pytest.approx(4 / 6)  # 2 · 2 / (3 called + 3 patients)
+    assert f1(FIVE, np.zeros(5)) == 0
+    assert brier(FIVE, SAID) == pytest.approx((0.01 + 0.16 + 0.64 + 0.49 + 0.01) / 5)
+    assert sensitivity(FIVE, SAID) == pytest.approx(2 / 3)
+    assert specificity(FIVE, SAID) == pytest.approx(1 / 2)
+    assert balanced_accuracy(FIVE, SAID) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert roc_auc(FIVE, SAID) == pytest.approx(4 / 6)  # of six pairs 0.6 and 0.2 lose to 0.7
+    assert np.isnan(sensitivity(np.zeros(3), np.ones(3))) and np.isnan(specificity(np.ones(3), np.ones(3)))
+
+
+def test_metrics_of_numbers_are_the_worked_example() -> None:
+    age, said = np.array([60.0, 70.0, 80.0]), np.array([62.0, 68.0, 74.0])
+    assert mean_absolute_error(age, said) == pytest.approx((2 + 2 + 6) / 3)
+    assert mean_gap(age, said) == pytest.approx((2 - 2 - 6) / 3)
+    assert r_squared(age, said) == pytest.approx(1 - (4 + 4 + 36) / 200)
+    assert pearson_r(age, said) == pytest.approx(1.0)
+    assert pearson_r(age, np.array([62.0, 74.0, 68.0])) == pytest.approx(0.5)
+    assert pearson_r(age, np.full(3, 70.0)) == 0
+    assert r_squared(age, np.full(3, 70.0)) == 0
+
+
+def test_the_threshold_is_the_score_below_which_nine_of_ten_healthy_people_lie() -> None:
+    target, score = np.array([0.0] * 10 + [1.0] * 4), np.array([*np.arange(10) / 10, 0.5, 0.85, 0.95, 1.0])
+    threshold = threshold_at(target, score)
+    assert threshold == 0.9
+    said = (score > threshold).astype(float)
+    assert (specificity(target, said), sensitivity(target, said)) == (1.0, 0.5)
+    assert threshold_at(target, score, wanted=0.5) == 0.5

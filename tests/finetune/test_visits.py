@@ -58,6 +58,20 @@ def test_times_of_acquisition_go_before_names(study: Path) -> None:
     assert load_cohort(study, visits="last").table["session"].tolist() == ["ses-2", ""]
 
 
+@pytest.mark.parametrize("time", ["03/05/2019", "2019", "spring"])
+def test_a_time_that_is_no_iso_time_is_refused_rather_than_sorted_as_text(study: Path, time: str) -> None:
+    table = f"session_id\tacq_time\nses-2\t2020-01-01\nses-10\t{time}\nses-11\t2015-06-01\n"
+    (study / "sub-01/sub-01_sessions.tsv").write_text(table)
+    with pytest.raises(UserError, match=f"ses-10 of sub-01 has acq_time '{time}'; expected ISO 8601"):
+        load_cohort(study)
+
+
+def test_times_are_compared_as_times_whatever_their_zone(study: Path) -> None:
+    table = "session_id\tacq_time\nses-2\t2020-01-01T05:00:00\nses-10\t2020-01-01T06:30:00+02:00\nses-11\t2021-01-01\n"
+    (study / "sub-01/sub-01_sessions.tsv").write_text(table)
+    assert load_cohort(study).table["session"].tolist() == ["ses-10", ""]  # 04:30
+
+
 def test_one_table_of_everybodys_sessions_is_read_too(study: Path) -> None:
     (study / "sessions.tsv").write_text("participant_id\tsession_id\tage\tsite\nsub-01\tses-2\t50\tnorth\n")
     cohort = load_cohort(study)
