@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.matrix import Matrix, ranked
+from benchmarks.matrix import Matrix
+from benchmarks.matrix_figures import ranked
 from benchmarks.recipe import read_recipe
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
