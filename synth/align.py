@@ -49,9 +49,12 @@ class Alignment:
 
     def as_params(self) -> dict[str, Any]:
         """Plain JSON values; the map's upper three rows one after the other."""
+        import importlib.metadata
+
         return {
             "template_to_scan": [round(float(v), DIGITS) for v in self.to_scan[:3].ravel()],
             "mutual_information": [round(v, 4) for v in self.information],
+            "by": f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
         }
 
 

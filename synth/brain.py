@@ -104,6 +104,7 @@ def _without_bias(
     inside = mask[box] & (image[box] > 0)  # N4 takes logarithms
     with one_itk_thread():
         field = bias_by_n4(image[box], inside, spacing_of(affine))
+    field = field / field[inside].mean()  # N4 leaves its level open
     low, high = np.percentile(field[inside], [5, 95])
     corrected = image.copy()
     corrected[box] = image[box] / field
