@@ -11,7 +11,7 @@ from tests.conftest import Run
 from tests.synth.brains import MOVED, STILL, study
 
 IMPORT = ("--shape", "16,16,16", "--spacing", "12", "--stripped", "--align", "--n4", "--workers", "0")
-TRAIN = ("--objective", "masked", "--backbone", "sfcn_s", "--steps", "1", "--batch-size", "1", "--probe-every", "0")
+TRAIN = ("--objective", "mae", "--backbone", "vit_ti", "--steps", "1", "--batch-size", "1", "--probe-every", "0")
 
 
 def test_weights_and_their_card_say_how_the_scans_were_prepared(
