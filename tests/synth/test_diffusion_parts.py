@@ -176,6 +176,38 @@ def test_a_discriminator_learns_while_the_autoencoder_does(tmp_path: Path) -> No
     assert set(one) == set(other) and any(not np.array_equal(one[name], other[name]) for name in one)
 
 
+ADVERSARIAL = {"steps": 4, "perceptual": 0.1, "adversarial": 0.5}
+
+
+def test_two_trainings_with_a_discriminator_and_one_that_was_stopped_end_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synth.diffusion import learning
+
+    corpus = make(tmp_path / "balls.zarr", 4)
+
+    def trained(name: str) -> bytes:
+        torch.manual_seed(len(name))  # torch's own stream is elsewhere in every process
+        out = train(corpus, tmp_path / name, autoencoder=ADVERSARIAL, diffusion={"steps": 1}, previews=0)
+        return (out / "autoencoder.safetensors").read_bytes()
+
+    once = trained("a")
+    assert trained("other") == once
+    monkeypatch.setattr(learning, "CHECKPOINT_SECONDS", 0.0)
+    average = learning.Learning._average
+
+    def stopped(self: Any, step: int) -> None:
+        average(self, step)
+        if (self.name, step) == ("autoencoder", 2):
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(learning.Learning, "_average", stopped)
+    with pytest.raises(RuntimeError, match="killed"):
+        trained("stopped")
+    monkeypatch.setattr(learning.Learning, "_average", average)
+    assert trained("stopped") == once
+
+
 def test_a_control_net_changes_nothing_before_it_has_learnt() -> None:
     size = Size()
     unet, control = build_unet(size, 2).eval(), Control(size, 2, 3, (8, 16)).eval()
