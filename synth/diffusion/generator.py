@@ -68,6 +68,7 @@ class Diffusion(Generator):
         self.conditions = self.weights.conditions
         self.sampler = self._sampler(sampler)
         self.steps = int(steps or self.weights.steps(self.sampler))
+        self.weights.check_steps(self.steps)
         self.guidance = self.weights.guidance if guidance is None else float(guidance)
         if self.guidance != 1 and not self.weights.guided:
             raise UserError(

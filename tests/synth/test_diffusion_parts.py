@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,29 @@ def test_a_sampler_with_a_perfect_network_makes_the_distribution(sampler: str, p
     noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
     made = walked(sampler, prediction, 500, noise)
     torch.testing.assert_close(made, MEAN + SD * noise, atol=0.04, rtol=0)  # DDPM's last share of the mean is 0.035
+
+
+@pytest.mark.parametrize("steps", [501, 667, 750, 999])
+@pytest.mark.parametrize(("sampler", "prediction"), CASES)
+def test_numbers_of_steps_that_do_not_divide_the_timesteps_make_the_distribution_too(
+    sampler: str, prediction: str, steps: int
+) -> None:
+    noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
+    made = walked(sampler, prediction, steps, noise)
+    torch.testing.assert_close(made, MEAN + SD * noise, atol=0.04, rtol=0)
+
+
+@given(st.integers(1, TRAIN_TIMESTEPS))
+def test_steps_are_even_to_one_timestep_and_end_clean(steps: int) -> None:
+    times = [*make_sampler("ddim", "epsilon", steps).times, -1]
+    apart = [early - late for early, late in pairwise(times)]
+    assert times[0] == TRAIN_TIMESTEPS - 1 and max(apart) - min(apart) <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 25, 50, 500, 1000])
+def test_numbers_of_steps_that_divide_the_timesteps_are_as_far_apart_as_ever(steps: int) -> None:
+    apart = TRAIN_TIMESTEPS // steps
+    assert make_sampler("ddim", "epsilon", steps).times == [TRAIN_TIMESTEPS - 1 - at * apart for at in range(steps)]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
