@@ -44,7 +44,8 @@ def find_copies(
     """
     pixels = PixelSearch(synthetic, reference, held_out, bar).space()
     apart = described[2] if held_out is not None else None
-    return Copies(pixels, in_features(described[1], described[0], apart), 0 if apart is None else len(apart))
+    space = in_features(described[1], described[0], apart, reference.persons)
+    return Copies(pixels, space, 0 if apart is None else len(apart))
 
 
 def clean_threshold(clean: npt.NDArray[np.float64], left_out: Callable[[], npt.NDArray[np.float64]]) -> float:
@@ -104,29 +105,31 @@ class PixelSearch:
         )
 
 
-def _left_out(trained: Vectors) -> npt.NDArray[np.float64]:
-    """Ratios of reference volumes, a fifth at a time, whitened by the other fifths and compared with these: just as new
-    volumes are."""
+def _left_out(trained: Vectors, persons: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Ratios of reference volumes, those of a fifth of the persons at a time, whitened by the other fifths and compared with
+    these: just as new volumes are."""
     found = []
     for fold in range(FOLDS):
-        asking = np.arange(len(trained)) % FOLDS == fold
-        known, queries = features.whitened_by(trained[~asking], trained[asking])
-        found.append(features.nearest(queries, known, some(len(queries), LEFT_OUT // FOLDS)).ratio)
+        asking = persons % FOLDS == fold
+        if asking.any():
+            known, queries = features.whitened_by(trained[~asking], trained[asking])
+            which = some(len(queries), LEFT_OUT // FOLDS)
+            found.append(features.nearest(queries, known, which, persons[~asking]).ratio)
     return np.concatenate(found)
 
 
-def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space:
-    """Feature space: the same searches among features ``[N, 2, F]``, whitened.
+def in_features(made: Vectors, trained: Vectors, apart: Vectors | None, persons: npt.NDArray[np.int64]) -> Space:
+    """Feature space: the same searches among features ``[N, 2, F]``, whitened; ``persons`` says whose the trained are.
 
     Copies are looked for in units of the whole reference. Where training and held-out volumes are compared with one
     another, units come from as many of both: units from training volumes alone would make these seem nearer.
     """
     known, asking, *strangers_asking = features.whitened_by(trained, made, *([] if apart is None else [apart]))
-    samples = features.nearest(asking, known)
+    samples = features.nearest(asking, known, persons=persons)
     if apart is None:
-        clean = _left_out(trained)
+        clean = _left_out(trained, persons)
         return Space("features", samples, clean, threshold_of(clean))
-    clean = features.nearest(strangers_asking[0], known).ratio
+    clean = features.nearest(strangers_asking[0], known, persons=persons).ratio
     as_many = min(len(apart), len(trained))
     members, strangers = trained[some(len(trained), as_many)], apart[some(len(apart), as_many)]
     _, made, members, strangers = features.whitened_by(np.concatenate([members, strangers]), made, members, strangers)
@@ -134,7 +137,7 @@ def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space
         "features",
         samples,
         clean,
-        clean_threshold(clean, lambda: _left_out(trained)),
+        clean_threshold(clean, lambda: _left_out(trained, persons)),
         features.nearest(made, strangers).distance,
         features.nearest(made, members).distance,
         features.nearest(members, made).ratio,
