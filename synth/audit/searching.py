@@ -15,6 +15,7 @@ from synth.audit.copies import Copies, Space, threshold_of
 from synth.audit.fingerprint import Scale
 from synth.audit.grid import Volumes, some
 from synth.audit.matching import Details, Neighbours, Show, Targets, nearest
+from synth.audit.power import KnownCopies
 
 Bar = Callable[[str], AbstractContextManager[Show]]
 """A title → a progress bar: a context whose value is told (done, all)."""
@@ -33,6 +34,7 @@ def find_copies(
     held_out: Volumes | None,
     described: Sequence[Vectors],
     bar: Bar,
+    seed: int = 0,
 ) -> Copies:
     """Look for copies in both spaces.
 
@@ -41,11 +43,14 @@ def find_copies(
         described: standardised features ``[N, 2, F]`` of the reference, the samples and, if there are any, the held-out
             volumes.
         bar: of progress.
+        seed: of the known copies.
     """
-    pixels = PixelSearch(synthetic, reference, held_out, bar).space()
+    search = PixelSearch(synthetic, reference, held_out, bar)
+    pixels = search.space()
     apart = described[2] if held_out is not None else None
     space = in_features(described[1], described[0], apart, reference.persons)
-    return Copies(pixels, space, 0 if apart is None else len(apart))
+    known = search.ratios(KnownCopies(reference.corpus, seed=seed)) < pixels.threshold
+    return Copies(pixels, space, 0 if apart is None else len(apart), known)
 
 
 def clean_threshold(clean: npt.NDArray[np.float64], left_out: Callable[[], npt.NDArray[np.float64]]) -> float:
@@ -83,6 +88,10 @@ class PixelSearch:
 
     def _left_out(self) -> npt.NDArray[np.float64]:
         return self._nearest(self.trained, self.training, some(len(self.trained), LEFT_OUT), own=True).ratio
+
+    def ratios(self, volumes: Volumes) -> npt.NDArray[np.float64]:
+        """``[N]`` of other volumes against the reference."""
+        return self._nearest(Details(volumes), self.training).ratio
 
     def space(self) -> Space:
         """All searches."""
