@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,40 @@ def test_finished_weights_are_kept_and_others_refused(
     with pytest.raises(UserError, match="choose another --out"):
         train(corpus, weights, seed=5)
     assert (weights / CONFIG).read_bytes() == before
+
+
+def test_a_training_is_the_same_by_what_its_files_hold_not_by_where_they_lie(
+    corpus: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "moved"):
+        shutil.copytree(weights, tmp_path / name)
+    out, short = tmp_path / "w", {"steps": 1}
+    train(corpus, out, autoencoder={"given": str(tmp_path / "one")}, diffusion=short)
+    train(corpus, out, autoencoder={"given": str(tmp_path / "moved")}, diffusion=short)
+    assert "already trained" in capsys.readouterr().out
+    other = train(corpus, tmp_path / "other", diffusion=short, seed=5)
+    shutil.copyfile(other / "autoencoder.safetensors", tmp_path / "one" / "autoencoder.safetensors")
+    with pytest.raises(UserError, match="choose another --out"):
+        train(corpus, out, autoencoder={"given": str(tmp_path / "one")}, diffusion=short)
+
+
+def test_a_perceptual_network_counts_by_its_content_too(corpus: Path, tmp_path: Path) -> None:
+    import torch
+
+    from synth.diffusion.losses import Perceptual
+
+    judge = Perceptual().core.state_dict()
+    for name, factor in (("a.pth", 1.0), ("b.pth", 2.0)):
+        torch.save({key: t * factor if t.is_floating_point() else t for key, t in judge.items()}, tmp_path / name)
+    judged = {"perceptual": 1.0, "perceptual_network": str(tmp_path / "a.pth"), "steps": 1}
+    out = train(corpus, tmp_path / "w", autoencoder=judged, diffusion={"steps": 1})
+    (tmp_path / "a.pth").write_bytes((tmp_path / "b.pth").read_bytes())
+    with pytest.raises(UserError, match="choose another --out"):
+        train(corpus, out, autoencoder=judged, diffusion={"steps": 1})
+    (tmp_path / "a.pth").unlink()
+    with pytest.raises(UserError, match="there is no file"):
+        train(corpus, tmp_path / "new", autoencoder=judged)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "rectified_flow"])
