@@ -83,7 +83,7 @@ def train_diffusion(corpus: Path, out: Path, options: TrainOptions) -> None:
     folder is finished when it has config.json.
 
     Raises:
-        UserError: no such corpus or an incomplete one, several channels or grids, a condition that it lacks, options
+        UserError: no such corpus or an incomplete one, several channels or grids, a condition that none of it has, options
             out of range, volumes too small, an ``out`` that holds something else, a loss that is no longer finite.
     """
     opened = _open(corpus)

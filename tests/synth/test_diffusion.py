@@ -36,8 +36,14 @@ FOLDERS = {"log", "progress"}
 class Balls(Generator):
     """A ball per person: larger in men, darker with age, of two labels."""
 
+    def __init__(self, unknown: tuple[str, ...] = ()) -> None:
+        self.unknown = unknown  # covariates that every other volume lacks
+
     def draw(self, rng: np.random.Generator) -> Params:
         return {"age": float(rng.uniform(30, 80)), "sex": str(rng.choice(["F", "M"])), "word": "always"}
+
+    def draw_at(self, index: int, rng: np.random.Generator) -> Params:
+        return {**self.draw(rng), **({"unknown": list(self.unknown)} if index % 2 and self.unknown else {})}
 
     def render(self, params: Params) -> Sample:
         axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
@@ -50,6 +56,7 @@ class Balls(Generator):
             "volume_left_lateral_ventricle": params["age"] * 100,
             "volume_right_lateral_ventricle": params["age"] * 100,
         }
+        covariates = {name: value for name, value in covariates.items() if name not in params.get("unknown", ())}
         image = inside[None] * (100 - params["age"]) * 10.0
         label = np.where(inside, np.where(axes[0] < 0, 4, 43), 0).astype(np.int16)
         return Sample(image, label, covariates, centred_affine(SHAPE, (12.0, 12.0, 12.0)))
@@ -346,6 +353,19 @@ def test_sums_of_volumes_are_conditions(corpus: Path, tmp_path: Path, weights: P
     assert both.low == pytest.approx(age.low * 200) and half.high == pytest.approx(age.high * 100)
     sample = Diffusion(out, steps=1).render(Diffusion(out).draw(rng_for(0, 0)))
     assert both.low <= float(sample.covariates["ventricular_volume"]) <= both.high
+
+
+def test_volumes_that_lack_a_condition_are_trained_untold_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = tmp_path / "lacking.zarr"
+    generate(Job(GeneratorSpec(f"{__name__}.Balls", {"unknown": ("age",)}), 8, 1, lacking, 4))
+    out = train(lacking, tmp_path / "w", diffusion={"steps": 2})
+    assert "age: 4 of 8 volumes do not have it" in capsys.readouterr().out
+    age = open_weights(out).conditions[0]
+    ages = [entry["covariates"]["age"] for entry in Corpus(lacking).entries() if "age" in entry["covariates"]]
+    assert (age.low, age.high) == (min(ages), max(ages))
+    assert 30 <= Diffusion(out).draw(rng_for(0, 0))["conditions"]["age"] <= 80
 
 
 def test_a_recipe_comes_from_a_file_and_the_command_line_wins(corpus: Path, tmp_path: Path, run: Run) -> None:
