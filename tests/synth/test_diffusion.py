@@ -187,6 +187,79 @@ def test_ages_and_diagnoses_can_be_narrowed(weights: Path) -> None:
     assert all(person["age"] >= middle and person["diagnosis"] == "AD" for person in drawn)
 
 
+def test_any_condition_can_be_asked_for(corpus: Path, weights: Path, tmp_path: Path, run: Run) -> None:
+    conditions = ("age", "sex", "diagnosis", "ventricular_volume")
+    given = {"given": str(weights)}
+    out = train(corpus, tmp_path / "w", autoencoder=given, diffusion={"steps": 1}, conditions=conditions)
+    age, *_, volume = open_weights(out).conditions
+    low, high = volume.low + 100, volume.high - 100
+    asked = f"sex=F,diagnosis=AD|PD,ventricular_volume={low}:{high}"
+    generator = Diffusion(out, asked=asked)
+    drawn = [generator.draw(rng_for(0, index))["conditions"] for index in range(40)]
+    assert {person["sex"] for person in drawn} == {"F"} and {person["diagnosis"] for person in drawn} == {"AD", "PD"}
+    assert all(low <= person["ventricular_volume"] <= high for person in drawn)
+    assert min(p["age"] for p in drawn) < age.low + 10 and max(p["age"] for p in drawn) > age.high - 10
+    words = ("--generator.weights", out, "--generator.asked", f"age={age.high},sex=F", "--generator.steps", 1)
+    made = tmp_path / "made.zarr"
+    answer = run("synth", "generate", "--generator", "Diffusion", *words, "--count", 2, "--workers", 0, "--out", made)
+    assert answer.code == 0, answer.err
+    assert [(e["covariates"]["age"], e["covariates"]["sex"]) for e in Corpus(made).entries()] == [(age.high, "F")] * 2
+
+
+def test_asking_for_nothing_draws_what_was_always_drawn(weights: Path) -> None:
+    """A condition that is narrowed leaves the others as they were."""
+    drawn, narrow = (
+        Diffusion(weights, asked=asked).draw(rng_for(0, 1))["conditions"]
+        for asked in ("", "sex=F|M,diagnosis=AD|CN|PD")
+    )
+    assert drawn == narrow
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("height=180", "asked names 'height', which the weights are not told; they are told age, sex, diagnosis"),
+        ("age=5", "within the trained range"),
+        ("age=70:60", "within the trained range"),
+        ("age=old", "one number or low:high"),
+        ("sex=F|X", "'X'; the weights know F, M"),
+        ("sex", "expected such as sex=F"),
+        ("sex=F,sex=M", "every condition once"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(weights: Path, asked: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Diffusion(weights, asked=asked)
+
+
+def test_one_thing_is_asked_for_in_one_place(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diagnosis is asked for twice"):
+        Diffusion(weights, asked="diagnosis=AD", diagnoses=("CN",))
+    with pytest.raises(UserError, match="give one"):
+        Diffusion(weights, asked="sex=F", people=tmp_path / "people.tsv")
+
+
+def test_numbers_of_a_table_outside_the_trained_range_are_taken_as_its_end_and_said_once(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    age = open_weights(weights).conditions[0]
+    (tmp_path / "people.tsv").write_text("age\tsex\tdiagnosis\n5\tF\tAD\n99\tF\tn/a\n98\tF\tAD\n")
+    generator = Diffusion(weights, people=tmp_path / "people.tsv")
+    drawn = [generator.draw(rng_for(0, index))["conditions"] for index in range(60)]
+    assert {person["age"] for person in drawn} == {age.low, age.high}
+    assert {person.get("diagnosis") for person in drawn} == {"AD", None}  # where it is missing it is left to the model
+    generator.parents()
+    assert "age of 3 row(s) lies outside the trained range" in capsys.readouterr().err
+    generator.parents()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_participants_of_the_training_corpus_are_a_table(weights: Path, corpus: Path, tmp_path: Path) -> None:
+    table = Corpus(corpus).covariates()
+    table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    assert len(Diffusion(weights, people=tmp_path / "participants.tsv").people.rows) == len(table)  # type: ignore[attr-defined]
+
+
 def test_people_come_from_a_table(weights: Path, tmp_path: Path) -> None:
     low, high = next((c.low, c.high) for c in open_weights(weights).conditions if c.name == "age")
     table = tmp_path / "people.tsv"
@@ -202,7 +275,7 @@ def test_people_come_from_a_table(weights: Path, tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ("age\tsex\tdiagnosis\n", "has no rows"),
-        ("age\tsex\tdiagnosis\n5\tF\tAD\n", "trained range"),
+        ("age\tsex\tdiagnosis\nold\tF\tAD\n", "age is 'old'; expected a number"),
         ("age\tsex\n50\tF\n", "has no 'diagnosis'"),
         ("age\tsex\tdiagnosis\n60\tF\tflu\n", "know AD, CN, PD"),
     ],
