@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,29 @@ def test_a_sampler_with_a_perfect_network_makes_the_distribution(sampler: str, p
     noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
     made = walked(sampler, prediction, 500, noise)
     torch.testing.assert_close(made, MEAN + SD * noise, atol=0.04, rtol=0)  # DDPM's last share of the mean is 0.035
+
+
+@pytest.mark.parametrize("steps", [501, 667, 750, 999])
+@pytest.mark.parametrize(("sampler", "prediction"), CASES)
+def test_numbers_of_steps_that_do_not_divide_the_timesteps_make_the_distribution_too(
+    sampler: str, prediction: str, steps: int
+) -> None:
+    noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
+    made = walked(sampler, prediction, steps, noise)
+    torch.testing.assert_close(made, MEAN + SD * noise, atol=0.04, rtol=0)
+
+
+@given(st.integers(1, TRAIN_TIMESTEPS))
+def test_steps_are_even_to_one_timestep_and_end_clean(steps: int) -> None:
+    times = [*make_sampler("ddim", "epsilon", steps).times, -1]
+    apart = [early - late for early, late in pairwise(times)]
+    assert times[0] == TRAIN_TIMESTEPS - 1 and max(apart) - min(apart) <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 25, 50, 500, 1000])
+def test_numbers_of_steps_that_divide_the_timesteps_are_as_far_apart_as_ever(steps: int) -> None:
+    apart = TRAIN_TIMESTEPS // steps
+    assert make_sampler("ddim", "epsilon", steps).times == [TRAIN_TIMESTEPS - 1 - at * apart for at in range(steps)]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -174,6 +198,38 @@ def test_a_discriminator_learns_while_the_autoencoder_does(tmp_path: Path) -> No
     assert "discriminator" in log and "adversarial" in log
     one, other = (load_file(folder / "autoencoder.safetensors") for folder in (plain, sharp))
     assert set(one) == set(other) and any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+ADVERSARIAL = {"steps": 4, "perceptual": 0.1, "adversarial": 0.5}
+
+
+def test_two_trainings_with_a_discriminator_and_one_that_was_stopped_end_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synth.diffusion import learning
+
+    corpus = make(tmp_path / "balls.zarr", 4)
+
+    def trained(name: str) -> bytes:
+        torch.manual_seed(len(name))  # torch's own stream is elsewhere in every process
+        out = train(corpus, tmp_path / name, autoencoder=ADVERSARIAL, diffusion={"steps": 1}, previews=0)
+        return (out / "autoencoder.safetensors").read_bytes()
+
+    once = trained("a")
+    assert trained("other") == once
+    monkeypatch.setattr(learning, "CHECKPOINT_SECONDS", 0.0)
+    average = learning.Learning._average
+
+    def stopped(self: Any, step: int) -> None:
+        average(self, step)
+        if (self.name, step) == ("autoencoder", 2):
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(learning.Learning, "_average", stopped)
+    with pytest.raises(RuntimeError, match="killed"):
+        trained("stopped")
+    monkeypatch.setattr(learning.Learning, "_average", average)
+    assert trained("stopped") == once
 
 
 def test_a_control_net_changes_nothing_before_it_has_learnt() -> None:
