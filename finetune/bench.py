@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from finetune.layouts import Layout
 from finetune.leaks import refuse_leak, refuse_twins
 from finetune.metrics import age_correction, corrected, threshold_at
 from finetune.prepare import Grid, prepare, warn_if_prepared_otherwise
+from finetune.shuffled import PERMUTATIONS, means_over_splits, penalty_of, permuted_figures, shuffled_labels
 from finetune.splits import Persons, Split
 from finetune.tasks import Task
 from synth.errors import UserError
-from synth.keys import rng_for
 from synth.storage import write_atomically
 
 Floats = npt.NDArray[np.float64]
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,7 @@ class Outcome:
         chosen: hyper-parameters and where threshold or correction come from, for each model trained.
         site: balanced accuracy of the site from frozen features, and chance; None where not asked or not known.
         seconds: that it took.
+        permuted: test set → AUC or r of every permutation of the labels, of the shuffled control.
     """
 
     predictions: dict[str, Floats]
@@ -61,6 +62,7 @@ class Outcome:
     chosen: list[dict[str, Any]]
     site: dict[str, float] | None = None
     seconds: float = 0.0
+    permuted: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Bench:
@@ -83,7 +85,8 @@ class Bench:
         names = cohort.people(people)
         for one in externals:
             names = names + [f"{one.cohort.name}/{name}" for name in one.cohort.people(one.rows)]
-        self.who = Persons(names).of_rows
+        self.persons = Persons(names)
+        self.who = self.persons.of_rows
         self._features: dict[Any, npt.NDArray[Any]] = {}
         self._images: dict[Grid, npt.NDArray[np.float32]] = {}
         content: list[Any] = [protocol.plain(), repr(task), people, self.target.tolist(), cohort.name, names]
@@ -188,6 +191,7 @@ class Bench:
             "aside": {name: values.tolist() for name, values in outcome.aside.items()},
             "site": outcome.site,
             "seconds": round(time.perf_counter() - started, 2),
+            **({"permuted": outcome.permuted} if outcome.permuted else {}),
         }
         write_atomically(path, json.dumps(record))
         return read_record(path)
@@ -196,7 +200,8 @@ class Bench:
         """Train on every split and predict its test people; an external cohort's predictions are the mean over splits."""
         size, parts = len(self.target), self.parts(layout)
         sums = {name: np.zeros((3, size)) for name, _ in parts}  # predictions, aside, count
-        chosen = []
+        chosen: list[dict[str, Any]] = []
+        permuted: dict[str, list[Floats]] = {}
         features = self.features(arm, seed) if arm.control or arm.mode in ("frozen", "knn") else None
         for train, own in _by_training(parts):
             test = np.concatenate([split.test for _, split in own])
@@ -206,12 +211,19 @@ class Bench:
             for name, split in own:
                 here = np.isin(test, split.test)
                 sums[name][:, split.test] += np.stack([fitted.test[here], aside[here], np.ones(here.sum())])
+            if arm.control == "shuffled" and features is not None:
+                tests, count = [split.test for _, split in own], -(-PERMUTATIONS // self.protocol.seeds)
+                data, classes = (features, self.target, self.persons), self.task.is_classification
+                rows = permuted_figures(*data, train, tests, classes, penalty_of(fitted.chosen), seed, count)
+                for (name, _), row in zip(own, rows, strict=True):
+                    permuted.setdefault(name, []).append(row)
         tested = self.tested(layout).items()
         return Outcome(
             {name: sums[name][0, who] / sums[name][2, who] for name, who in tested},
             {name: sums[name][1, who] / sums[name][2, who] for name, who in tested},
             chosen,
             self._site(features, seed) if features is not None and not arm.control and seed == 0 else None,
+            permuted={name: means_over_splits(found) for name, found in permuted.items()},
         )
 
     def fit(
@@ -225,7 +237,8 @@ class Bench:
         """One model: learnt from the rows ``train``, asked about ``test``."""
         classes, target, whose = self.task.is_classification, self.target[train], self.who[train]
         if arm.control == "shuffled":
-            target = rng_for(seed, 0, "shuffled labels").permutation(target)
+            own, learnt = self.persons.target(self.target, classes), np.unique(whose)
+            target = shuffled_labels(own, learnt, learnt, seed, 0)[whose]
         if arm.control == "mean":
             return Fitted(np.full(len(test), target.mean()), np.full(len(train), target.mean()), target, "training")
         if features is not None:
@@ -374,4 +387,4 @@ def read_record(path: Path) -> Outcome:
     """What a file of ``arms/`` holds."""
     told = json.loads(path.read_text())
     sets = [{name: np.array(values, float) for name, values in told[part].items()} for part in ("predictions", "aside")]
-    return Outcome(sets[0], sets[1], told["chosen"], told["site"], told["seconds"])
+    return Outcome(sets[0], sets[1], told["chosen"], told["site"], told["seconds"], told.get("permuted", {}))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth.bids import COLUMN_NAMES, with_our_names
+from synth.bids import COLUMN_NAMES, DETAIL, diagnosis_group, diagnosis_word, with_our_columns
 from synth.covariates import covariate_name
 from synth.errors import UserError, near
 
@@ -40,16 +40,24 @@ class ColumnMap:
         return bool(self.columns or self.values)
 
     def apply(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A copy of ``table`` with our columns beside the source's own, values as we say them."""
+        """A copy of ``table`` with our columns beside the source's own, values as we say them.
+
+        A meaning told of the source's word goes before one told of our word for it, such as MCI for EMCI.
+        """
         table = table.copy()
         for ours in OURS:
             theirs = self._find(ours, table.columns)
             if theirs is not None:
                 table[ours] = table[theirs]
-        table = with_our_names(table)
+        table = with_our_columns(table)
+        if DETAIL in table.columns and self._find("diagnosis", table.columns) in (None, "diagnosis"):
+            finer = table[DETAIL].notna() & (table["diagnosis"] == "MCI")  # of a corpus of scans
+            table["diagnosis"] = table["diagnosis"].mask(finer, table[DETAIL])
         for ours, meanings in self.values.items():
             if ours in table.columns:
-                table[ours] = _translated(table[ours], meanings)
+                table[ours] = _translated(table[ours], meanings, diagnosis_group if ours == "diagnosis" else None)
+        if "diagnosis" in table.columns:
+            table["diagnosis"] = [diagnosis_word(value) for value in table["diagnosis"]]
         return table
 
     def _find(self, ours: str, there: Iterable[str]) -> str | None:
@@ -87,11 +95,19 @@ def _key(value: Any) -> str:
     return f"{number:g}"
 
 
-def _translated(series: pd.Series[Any], meanings: Mapping[str, str]) -> pd.Series[Any]:
-    """Values that ``meanings`` knows replaced; others, and missing ones, as they were."""
+def _translated(
+    series: pd.Series[Any], meanings: Mapping[str, str], broader: Callable[[Any], Any] | None
+) -> pd.Series[Any]:
+    """Values that ``meanings`` knows, as they are or by their ``broader`` word, replaced; others, and missing ones, as they were."""
     import pandas as pd
 
-    found = [value if pd.isna(value) else meanings.get(_key(value), value) for value in series]
+    def one(value: Any) -> Any:
+        if _key(value) in meanings or broader is None:
+            return meanings.get(_key(value), value)
+        known = meanings.get(_key(broader(value)), value)
+        return value if known == broader(value) else known  # that MCI is MCI does not make EMCI any less
+
+    found = [value if pd.isna(value) else one(value) for value in series]
     made = pd.Series(found, series.index, dtype=object)
     numbers = pd.to_numeric(made, errors="coerce")
     return numbers if numbers.notna().sum() == made.notna().sum() else made

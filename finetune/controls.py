@@ -19,7 +19,7 @@ BLOB_WIDTH, BLOB_BRIGHT = (
 )  # of half the grid; of the 99th percentile: gross, so that only a broken line misses it
 FOUND = {True: 0.95, False: 0.9}  # AUC, or r, that a planted signal must reach
 EXPECTED = {
-    "shuffled": "at chance: the interval holds 0.5 (AUC) or 0 (r)",
+    "shuffled": "at chance: the 99 % interval of the mean over permutations holds 0.5 (AUC) or 0 (r)",
     "planted": "found: AUC of 0.95 or more, r of 0.9 or more",
     "other": "beaten by the best network arm",
 }
@@ -92,7 +92,7 @@ def held(
         if kind == "other":
             ok = None if best is None else bool(sign * figures[main]["value"] < best)
         else:
-            ok = _as_planned(kind, figures)
+            ok = as_planned(kind, figures)
         told = {"control": arm.name, "kind": arm.control or "untrained", "test_set": where}
         found.append({**told, "expectation": EXPECTED[kind], "held": ok})
     return found
@@ -102,9 +102,12 @@ def _is_ours(arm: Arm) -> bool:
     return not arm.control and not (arm.is_fresh and arm.mode in ("frozen", "knn"))
 
 
-def _as_planned(kind: str, figures: dict[str, Any]) -> bool:
+def as_planned(kind: str, figures: dict[str, Any]) -> bool | None:
+    """Whether the ``shuffled`` or ``planted`` control shows what it must; None where there are no figures."""
     classes = "roc_auc" in figures
     figure = figures["roc_auc" if classes else "r"]
     if kind == "planted":
         return bool(figure["value"] >= FOUND[classes])
+    if figure["value"] != figure["value"]:
+        return None
     return bool(figure["low"] <= (0.5 if classes else 0.0) <= figure["high"])

@@ -93,6 +93,34 @@ def fit_linear(
     return Fitted(predicted, np.clip(inner, low, high), target, "out-of-fold", {"alpha": strength})
 
 
+def refit_linear(
+    features: npt.NDArray[np.floating],
+    targets: Floats,
+    test: npt.NDArray[np.floating],
+    classification: bool,
+    penalty: float,
+) -> Floats:
+    """Scores ``[n_test, T]`` of the linear model of each of ``targets [n, T]`` under one penalty, C or alpha.
+
+    Scores of a classification are in order of its probabilities, not probabilities.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    keep = features.std(0) > 1e-8
+    if not keep.any():
+        return np.zeros((len(test), targets.shape[1]))
+    scaler = StandardScaler().fit(features[:, keep])
+    learnt, asked = scaler.transform(features[:, keep]), scaler.transform(test[:, keep])
+    with threadpool_limits(1):
+        if not classification:
+            predicted: Floats = Ridge(penalty).fit(learnt, targets).predict(asked)
+            return predicted
+        model = LogisticRegression(C=penalty, class_weight="balanced", solver="newton-cholesky")
+        return np.stack([model.fit(learnt, one).decision_function(asked) for one in targets.T], axis=1)
+
+
 def fit_knn(
     features: npt.NDArray[np.floating],
     target: Floats,

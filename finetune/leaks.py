@@ -57,18 +57,27 @@ def _same_people(parents: Iterable[Record]) -> Iterator[Record]:
 def _refuse_corpora(held: Sequence[Record], seen: Sequence[Record], weights: str) -> None:
     for generation, above in enumerate(seen):
         for own in held:
-            if above.get("identity") and own.get("identity") == above["identity"]:
+            if _same_corpus(own, above):
                 how = "on" if generation == 0 else "on what was made from"
                 raise UserError(
                     f"weights '{weights}' were pre-trained {how} this very cohort ({own.get('name')}); use another"
                 )
-            drawn = _class_of(above) and _class_of(own) == _class_of(above) and not (_of_scans(own) or _of_scans(above))
-            if drawn and own.get("seed") == above.get("seed"):
+            if _same_draws(own, above):
                 what = "the cohort" if generation == 0 else "the cohort and a corpus above the weights"
                 raise UserError(
                     f"weights '{weights}' and the cohort were both drawn by {_class_of(own)} with seed "
                     f"{own.get('seed')} ({what}): the same people; generate the cohort with another --seed"
                 )
+
+
+def _same_corpus(own: Record, above: Record) -> bool:
+    return bool(above.get("identity")) and own.get("identity") == above["identity"]
+
+
+def _same_draws(own: Record, above: Record) -> bool:
+    """Whether one generator drew both under one seed; of scans no seed says who is in them."""
+    drawn = _class_of(above) and _class_of(own) == _class_of(above) and not (_of_scans(own) or _of_scans(above))
+    return bool(drawn) and own.get("seed") == above.get("seed")
 
 
 def _class_of(parent: Record) -> str:
@@ -96,6 +105,36 @@ def _refuse_people(cohort: Cohort, seen: Sequence[Record], weights: str, tested:
             f"weights '{weights}' were made from scans of {len(names)} participant(s) of the cohort "
             f"({', '.join(names[:3])} of data set '{found[shared[0]].get('data_set')}'); "
             "an evaluation must not share people with pre-training: leave them out of one of the two"
+        )
+
+
+def refuse_shared(cohort: Cohort, external: Cohort) -> None:
+    """Raise UserError when an external cohort holds people, or simulated draws, that the cohort or what it was made of holds.
+
+    The same is asked as of weights by :func:`refuse_leak`, in both directions: which of the two was made of the other's
+    people does not matter.
+    """
+    told = f"external cohort '{external.name}' and cohort '{cohort.name}'"
+    for one, other in ((cohort, external), (external, cohort)):
+        for own in _same_people(one.parents):
+            for above in ancestors(other.parents):
+                if _same_corpus(own, above):
+                    raise UserError(f"{told} are one corpus, or one was made from the other; expected other people")
+                if _same_draws(own, above):
+                    raise UserError(
+                        f"{told} were both drawn by {_class_of(own)} with seed {own.get('seed')}: the same people; "
+                        "generate one of them with another --seed"
+                    )
+    ours, theirs = (
+        _held(one, {key[0] for record in ancestors(other.parents) for key in _keys(record)})
+        for one, other in ((cohort, external), (external, cohort))
+    )
+    shared = set(ours) & set(theirs)
+    if shared:
+        names = sorted({ours[key] or theirs[key] for key in shared} - {""})
+        raise UserError(
+            f"{told} share participants or scans ({', '.join(names[:3]) or f'{len(shared)} label maps or scans'}); "
+            "an external cohort must share nobody: leave them out of one of the two"
         )
 
 

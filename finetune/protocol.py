@@ -14,12 +14,13 @@ import numpy.typing as npt
 from finetune.arms import MODES, Arm, Mode, Protocol
 from finetune.bench import Bench, External, Outcome
 from finetune.cohort import Cohort
+from finetune.comparisons import comparisons
 from finetune.controls import control_features, controls, held
 from finetune.layouts import Layout, layouts
+from finetune.leaks import refuse_shared
 from finetune.split_files import Rows, write_splits
 from finetune.summary import (
     anchors,
-    comparisons,
     describe_cohort,
     metrics_of,
     predicted,
@@ -111,12 +112,7 @@ def _externals(cohort: Cohort, task: Task, others: Sequence[Cohort]) -> list[Ext
         if other.name in names:
             raise UserError(f"two cohorts are called '{other.name}'; expected external cohorts with names of their own")
         names.add(other.name)
-        if (
-            cohort.data_set
-            and other.data_set == cohort.data_set
-            and set(other.people(other.scans)) & set(cohort.people(cohort.scans))
-        ):
-            raise UserError(f"external cohort '{other.name}' shares participants with '{cohort.name}'")
+        refuse_shared(cohort, other)
     return [External(other, *participants_of(task, other)) for other in others]
 
 

@@ -1,11 +1,10 @@
-"""Results: an arm's row, comparisons, subgroups, who was in it, and the table of predictions."""
+"""Results: an arm's row, subgroups, who was in it, and the table of predictions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from importlib import resources
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,14 @@ from finetune.metrics import (
     REGRESSION,
     Metric,
     calibration,
-    drawn,
     gain,
-    holm,
     mean_absolute_error,
     mean_gap,
-    paired_p,
     sensitivity,
     specificity,
     with_interval,
 )
+from finetune.shuffled import interval_of_mean
 from finetune.tasks import Task
 from synth.storage import write_atomically
 
@@ -92,25 +89,9 @@ def _figures(arm: Arm, outcomes: Outcomes, bench: Bench, name: str, who: Ints) -
     else:
         found["corrected_gap"] = with_interval(mean_gap, target, aside, whose)
         found["corrected_mae"] = with_interval(mean_absolute_error, target, aside, whose)
-    return found
-
-
-def comparisons(arms: Sequence[Arm], outcomes: Outcomes, bench: Bench, tested: dict[str, Ints]) -> list[dict[str, Any]]:
-    """Every two arms on the main metric: difference, interval and p by paired bootstrap, Holm over all pairs of a test set."""
-    main, metric = next(iter(metrics_of(bench.task).items()))
-    names = [arm.name for arm in arms if arm.control not in ("shuffled", "planted")]
-    found: list[dict[str, Any]] = []
-    for test_set, who in tested.items():
-        target, whose = bench.target[who], bench.who[who]
-        draws = {name: drawn(metric, target, predicted(outcomes[name], test_set), whose) for name in names}
-        value = {name: np.mean([metric(target, o.predictions[test_set]) for o in outcomes[name]]) for name in names}
-        pairs = list(combinations(names, 2))
-        ps = [paired_p(draws[a], draws[b]) for a, b in pairs]
-        for (a, b), p, adjusted in zip(pairs, ps, holm(ps), strict=True):
-            low, high = np.nanpercentile(draws[a] - draws[b], [2.5, 97.5])
-            difference = {"difference": float(value[a] - value[b]), "low": float(low), "high": float(high)}
-            told = {"test_set": test_set, "metric": main, "arm": a, "other": b}
-            found.append({**told, **difference, "p": p, "p_holm": adjusted})
+    if arm.control == "shuffled":  # not of the first permutation alone, which is one random direction
+        figures = np.array([value for one in outcomes[arm.name] for value in one.permuted.get(name, [])])
+        found["roc_auc" if bench.task.is_classification else "r"] = interval_of_mean(figures)
     return found
 
 

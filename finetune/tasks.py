@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.cohort import Cohort
+from synth.bids import FINER_WORDS, diagnosis_word
 from synth.errors import UserError, near
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def participants_of(task: Task, cohort: Cohort) -> tuple[list[str], npt.NDArray[
         )
     for column, values in task.filters.items():
         if column in table.columns:
-            table = table[table[column].map(_word).isin(values)]
+            table = table[_matched(table[column], column, values).notna()]
     if task.is_classification:
         return _classes(task, cohort, table)
     numbers = _numbers(table, task.column, cohort.name)
@@ -174,8 +175,9 @@ def participants_of(task: Task, cohort: Cohort) -> tuple[list[str], npt.NDArray[
 
 def _classes(task: Task, cohort: Cohort, table: pd.DataFrame) -> tuple[list[str], npt.NDArray[np.float64]]:
     words = table[task.column].map(_word)
-    chosen = table[words.isin([*task.class_one, *task.negatives])]
-    target = words.loc[chosen.index].isin(task.class_one).to_numpy().astype(np.float64)
+    matched = _matched(table[task.column], task.column, [*task.class_one, *task.negatives])
+    chosen = table[matched.notna()]
+    target = matched.loc[chosen.index].isin(task.class_one).to_numpy().astype(np.float64)
     for value, names in ((0, task.negatives), (1, task.class_one)):
         count = len(set(cohort.people(str(name) for name in chosen.index[target == value])))
         if count < LEAST_OF_A_CLASS:
@@ -185,6 +187,17 @@ def _classes(task: Task, cohort: Cohort, table: pd.DataFrame) -> tuple[list[str]
                 f"expected at least {LEAST_OF_A_CLASS} (it holds {found})"
             )
     return [str(name) for name in chosen.index], target
+
+
+def _matched(series: pd.Series[Any], column: str, values: Sequence[str]) -> pd.Series[Any]:
+    """Which of ``values`` each row is, None for none: of diagnoses pMCI itself where it is asked for, else MCI."""
+    words = series.map(_word)
+    if column != "diagnosis":
+        return words.where(words.isin(values), None)
+    asked = {str(diagnosis_word(value)): value for value in values}
+    told = [str(diagnosis_word(word)) for word in words]
+    found = [asked.get(word, asked.get("MCI") if word in FINER_WORDS.values() else None) for word in told]
+    return type(series)(found, series.index, dtype=object)
 
 
 def _numbers(table: pd.DataFrame, column: str, name: str) -> npt.NDArray[np.float64]:

@@ -21,10 +21,14 @@ COLUMN_NAMES = {  # what cohorts call the columns, in the order they are looked 
 }
 DIAGNOSIS_WORDS = {
     "CN": ("cn", "nc", "hc", "control", "controls", "healthy", "nondemented", "healthy control"),
-    "MCI": ("mci", "emci", "lmci", "smci", "pmci"),
+    "MCI": ("mci",),
     "AD": ("ad", "alzheimer", "alzheimers", "alzheimer's disease", "dementia", "demented"),
     "PD": ("pd", "parkinson", "parkinsons", "parkinson's disease"),
 }
+FINER_WORDS = {"emci": "EMCI", "lmci": "LMCI", "smci": "sMCI", "pmci": "pMCI"}
+"""Early, late, stable and progressive MCI: a task may ask for one of these, and all of them are MCI."""
+DETAIL = "diagnosis_detail"
+"""Column with the finer words, where a table has any; ``diagnosis`` then says MCI."""
 PARTICIPANTS = "participants.tsv"
 DESCRIPTION = "dataset_description.json"
 SIMULATED_PARENT = Path("derivatives") / "brainloom" / "corpus.json"
@@ -153,15 +157,36 @@ def licence_of(folder: Path) -> str:
     return str(read_json(inside(folder, DESCRIPTION)).get("License") or "not stated")
 
 
-def with_our_names(table: pd.DataFrame) -> pd.DataFrame:
-    """Our column names and diagnosis words beside the source's own."""
+def diagnosis_word(value: Any) -> Any:
+    """Our word for a diagnosis: CN, MCI, AD, PD, or EMCI, LMCI, sMCI, pMCI; any other value as it is."""
+    key = str(value).strip().lower()
+    if key in FINER_WORDS:
+        return FINER_WORDS[key]
+    return next((ours for ours, known in DIAGNOSIS_WORDS.items() if key in known), value)
+
+
+def diagnosis_group(value: Any) -> Any:
+    """As :func:`diagnosis_word`, all kinds of MCI being MCI."""
+    return "MCI" if str(value).strip().lower() in FINER_WORDS else diagnosis_word(value)
+
+
+def with_our_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Our column names beside the source's own, values as they are."""
     table = table.copy()
     for ours, theirs in COLUMN_NAMES.items():
         for name in theirs:
             if name in table.columns:
                 table[ours] = table[name]
                 break
+    return table
+
+
+def with_our_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Our column names and diagnosis words beside the source's own; finer words than MCI stand under ``diagnosis_detail``."""
+    table = with_our_columns(table)
     if "diagnosis" in table.columns:
-        words = {word: ours for ours, known in DIAGNOSIS_WORDS.items() for word in known}
-        table["diagnosis"] = [words.get(str(value).strip().lower(), value) for value in table["diagnosis"]]
+        words = [diagnosis_word(value) for value in table["diagnosis"]]
+        table["diagnosis"] = [diagnosis_group(word) for word in words]
+        if any(word in FINER_WORDS.values() for word in words):
+            table[DETAIL] = words
     return table

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.cohort import Cohort
+from finetune.cohort import Cohort, load_cohort
+from finetune.columns import column_map
 from finetune.tasks import TASKS, find_task, participants_of
 from synth.errors import UserError
+from tests.conftest import Run
+from tests.finetune.studies import imported, make_study
 
 
 def cohort() -> Cohort:
@@ -66,3 +70,43 @@ def test_a_bad_task_file_is_refused_in_one_sentence(tmp_path: Path, text: str, s
 def test_one_value_cannot_be_both_classes() -> None:
     with pytest.raises(UserError, match="positive and a negative"):
         TASKS["ad"].with_classes(("CN",), ())
+
+
+MCI_WORDS = ["CN"] * 5 + ["AD"] * 5 + ["sMCI"] * 4 + ["pMCI"] * 4 + ["EMCI"] * 4 + ["LMCI"] * 4
+
+
+@pytest.fixture(params=["folder", "corpus"])
+def stages(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Cohort]:
+    """A cohort whose table tells kinds of MCI, as its folder or as the corpus of its scans."""
+    folder = make_study(tmp_path / "s", [f"sub-{number:02d}" for number in range(len(MCI_WORDS))])
+    table = pd.read_csv(folder / "participants.tsv", sep="\t")
+    table.assign(diagnosis=MCI_WORDS).to_csv(folder / "participants.tsv", sep="\t", index=False)
+    if request.param == "corpus":
+        folder = imported(folder, tmp_path / "c.zarr").path
+    return lambda *values: load_cohort(folder, column_map((), values))
+
+
+def test_kinds_of_mci_are_classes_and_all_of_them_are_mci(stages: Callable[..., Cohort]) -> None:
+    def sizes(positive: tuple[str, ...], negative: tuple[str, ...], *values: str) -> tuple[int, int]:
+        people, target = participants_of(TASKS["ad"].with_classes(positive, negative), stages(*values))
+        return len(people), int(target.sum())
+
+    assert sizes((), ()) == (10, 5)
+    assert sizes(("pMCI",), ("sMCI",)) == (8, 4)
+    assert sizes(("pmci",), ("sMCI",)) == (8, 4)
+    assert sizes(("AD", "MCI"), ()) == (26, 21)
+    assert sizes(("pMCI",), ("MCI",)) == (16, 4)
+    assert sizes((), (), "EMCI=CN") == (14, 5)
+    assert sizes(("MCI",), (), "EMCI=CN") == (21, 12)
+    assert sizes((), (), "MCI=AD") == (26, 21)
+
+
+def test_progressive_against_stable_mci_runs_from_the_front_door(tmp_path: Path, run: Run) -> None:
+    folder = make_study(tmp_path / "s", [f"sub-{number:02d}" for number in range(len(MCI_WORDS))])
+    table = pd.read_csv(folder / "participants.tsv", sep="\t")
+    table.assign(DX=MCI_WORDS).to_csv(folder / "participants.tsv", sep="\t", index=False)
+    words = ("--columns", "adni", "--positive", "pMCI", "--negative", "sMCI", "--folds", 2)
+    grid = ("--mode", "frozen", "--shape", "20,22,20", "--spacing", 8)
+    answer = run("finetune", "run", "--task", "ad", "--cohort", folder, "--out", tmp_path / "r", *words, *grid)
+    assert answer.code == 0, answer.err
+    assert "pMCI against sMCI: 8 people" in answer.out
