@@ -26,7 +26,7 @@ def gains(results: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 def _of_experiment(one: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     where, unit = hardest_set(one), "years" if main_metric(one)[0] == "mae_years" else "of AUC"
     told = {(row["task"], row["family"]): row for row in published_rows() if "family" in row}
-    backbones = {arm["name"]: arm["backbone"] for arm in one["arms"] if kind_of(arm) == "pretrained"}
+    backbones = {arm["name"]: arm.get("backbone") or "" for arm in one["arms"] if kind_of(arm) == "pretrained"}
     for family in ("ViT", "CNN"):
         for share in one.get("fractions", []):
             found = {
