@@ -76,7 +76,7 @@ def run(
         scans: BIDS folder of real scans, to pre-train on them too.
         clips: folder of video clips, to pre-train on them too.
         profile: with --generator, tiny or a YAML of kind matrix: what generators are compared with, on whom, how; with a
-            recipe one of its profiles, tiny where it has such and no --cohort is given.
+            recipe one of its profiles, by itself full where --cohort is given, else tiny, if it has them.
     """
     from benchmarks.recipe import chosen_recipe, with_generators, with_source
 

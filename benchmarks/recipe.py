@@ -77,8 +77,9 @@ def chosen_recipe(
     path = profile_path(profile or "tiny") if recipe is None else recipe
     inside = None if recipe is None else profile
     about = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
-    if inside is None and not cohort and "tiny" in about.get("profiles", {}):
-        inside = "tiny"
+    usual = "full" if cohort else "tiny"
+    if inside is None and usual in about.get("profiles", {}):
+        inside = usual
     instead: dict[str, Any] = {}
     if cohort:
         by_task = folders_of("--cohort", cohort)
