@@ -18,8 +18,8 @@ from synth.diffusion.losses import Judges, Perceptual, divergence
 from synth.diffusion.networks import Autoencoder, Control, build_unet, foretell
 from synth.diffusion.people import Masks
 from synth.diffusion.processes import BETAS, TRAIN_TIMESTEPS, make_sampler, noisy_and_wanted, shifted
-from synth.diffusion.settings import Autoencoding, Controlling, Size
-from synth.diffusion.stages import Frame
+from synth.diffusion.settings import Autoencoding, Controlling, Denoising, Size
+from synth.diffusion.stages import Frame, untold
 from synth.errors import UserError
 from synth.keys import rng_for
 from tests.synth.test_diffusion import make, train
@@ -319,3 +319,16 @@ def test_latents_are_kept_as_mean_and_sd_never_as_a_sample(controlled: tuple[Pat
     assert known.scale == pytest.approx(1 / (means - means.mean(0)).std(), rel=1e-3)
     assert statistics(stored, centred=False).scale == pytest.approx(1 / means.std(), rel=1e-3)
     assert EncodedLatents(corpus, folder).parents()[0]["sha256"] == Corpus(corpus).identity()
+
+
+def test_every_number_of_conditions_is_left_untold_about_as_often_as_any_other() -> None:
+    options = Denoising(untold=0.1, untold_each=0.4)
+    hidden = untold(options, (60_000, 5), rng_for(3, 0, "test"))
+    share = np.bincount(hidden.sum(1), minlength=6) / len(hidden)
+    assert share[1:5] == pytest.approx(
+        np.full(4, 0.9 * 0.4 / 6), abs=0.005
+    )  # a rate drawn evenly makes every number as likely
+    assert share[5] == pytest.approx(0.1 + 0.9 * 0.4 / 6, abs=0.005)
+    alone = (~hidden).sum(1) == 1
+    assert (~hidden)[alone].mean(0) == pytest.approx(np.full(5, 0.2), abs=0.02)  # each of them is told alone as often
+    assert not untold(Denoising(untold=0.0, untold_each=0.0), (100, 5), rng_for(3, 1, "test")).any()
