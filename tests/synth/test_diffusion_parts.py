@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from synth.corpus import Corpus
 from synth.diffusion.generator import Diffusion
+from synth.diffusion.learning import precision_for
 from synth.diffusion.losses import Judges, Perceptual, divergence
 from synth.diffusion.networks import Autoencoder, Control, build_unet, foretell
 from synth.diffusion.people import Masks
@@ -145,6 +146,16 @@ def test_what_is_wanted_leads_from_the_noisy_latent_back(time: int) -> None:
     torch.testing.assert_close(share.sqrt() * noisy - (1 - share).sqrt() * wanted, latent, atol=1e-4, rtol=1e-4)
     noisy, wanted = noisy_and_wanted("epsilon", latent, noise, times)
     assert torch.equal(wanted, noise)
+
+
+@pytest.mark.parametrize(("native", "word"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_gpu_without_bfloat16_computes_in_32_bits_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], native: bool, word: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert precision_for("auto", Size(), (64, 64, 64)) == word
+    assert ("does not compute in bfloat16" in capsys.readouterr().out) == (not native)
 
 
 def test_divergence_of_a_standard_normal_is_none() -> None:
