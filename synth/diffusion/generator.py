@@ -173,7 +173,11 @@ class Diffusion(Generator):
         """Volumes that the networks see at once: ``batch``, or 1 where a volume's bits would depend on its place."""
         from synth.diffusion.sampling import places_agree
 
-        return self.batch if self.batch > 1 and places_agree(self._networks, self.batch, self.conditions) else 1
+        followed = isinstance(self.people, Masks)
+        alike = self.batch > 1 and places_agree(
+            self._networks, self.batch, self.conditions, self.weights.shape, followed
+        )
+        return self.batch if alike else 1
 
     def _together(self, batch: Sequence[Params]) -> list[Sample]:
         import torch

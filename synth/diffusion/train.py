@@ -271,6 +271,7 @@ def _learn_control(training: Training, latents: Latents, autoencoder: networks.A
         conditions=training.conditions,
         vectors=training.vectors(),
     )
+    stage.draw = Preview(training.corpus, training.frame).controlled(stage, training.conditions)
     loss = run(stage, training.stream(training.corpus, options.control.batch_size, labels=True))
     save(stage.kept, path, loss)
     return loss

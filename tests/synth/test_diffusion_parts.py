@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from synth.corpus import Corpus
 from synth.diffusion.generator import Diffusion
+from synth.diffusion.learning import precision_for
 from synth.diffusion.losses import Judges, Perceptual, divergence
 from synth.diffusion.networks import Autoencoder, Control, build_unet, foretell
 from synth.diffusion.people import Masks
@@ -147,6 +148,16 @@ def test_what_is_wanted_leads_from_the_noisy_latent_back(time: int) -> None:
     assert torch.equal(wanted, noise)
 
 
+@pytest.mark.parametrize(("native", "word"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_gpu_without_bfloat16_computes_in_32_bits_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], native: bool, word: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert precision_for("auto", Size(), (64, 64, 64)) == word
+    assert ("does not compute in bfloat16" in capsys.readouterr().out) == (not native)
+
+
 def test_divergence_of_a_standard_normal_is_none() -> None:
     assert float(divergence(torch.zeros(2, 3, 4, 4, 4), torch.ones(2, 3, 4, 4, 4))) == 0
     assert float(divergence(torch.ones(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1))) == pytest.approx(0.5)
@@ -274,6 +285,18 @@ def test_controlled_volumes_come_with_their_label_maps_and_people(controlled: tu
     assert without.render(without.draw(rng_for(0, 3))).label is None
 
 
+def test_the_control_net_draws_pictures_while_it_learns_which_leave_its_weights_as_they_are(
+    controlled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    corpus, plain = controlled
+    control = Controlling(steps=3, batch_size=2, learning_rate=0.01)
+    drawn = train(corpus, tmp_path / "w", control=control, previews=2)
+    names = sorted(path.name for path in (drawn / "progress").iterdir())
+    assert [name for name in names if name.startswith("control")] == ["control-000002.png", "control-000003.png"]
+    for name in ("autoencoder", "diffusion", "control"):
+        assert (drawn / f"{name}.safetensors").read_bytes() == (plain / f"{name}.safetensors").read_bytes()
+
+
 def test_another_label_map_gives_another_volume(controlled: tuple[Path, Path]) -> None:
     corpus, weights = controlled
     generator = Diffusion(weights, masks=corpus, steps=2)
@@ -282,6 +305,46 @@ def test_another_label_map_gives_another_volume(controlled: tuple[Path, Path]) -
     unlike = next(number for number, sex in enumerate(sexes) if sex != sexes[params["mask"]])
     other = {**params, "mask": unlike}
     assert not np.array_equal(generator.render(params).image, generator.render(other).image)
+
+
+@pytest.mark.parametrize("where", ["unet late", "unet beside", "control", "decoder"])
+def test_networks_whose_bits_depend_on_the_place_are_shown_one_volume_at_a_time(
+    controlled: tuple[Path, Path], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At few timesteps, by what is beside a volume, in the ControlNet or in the decoder: each is found out."""
+    corpus, weights = controlled
+    generator = Diffusion(weights, masks=corpus, steps=2)
+    networks: Any = generator._networks
+    assert generator.together == 4
+    unet, control, decode = networks.unet.forward, networks.control.core.forward, networks.autoencoder.decode
+    places = torch.arange(4.0)[:, None, None, None, None] * 1e-3
+
+    def late(x: Any, times: Any, *rest: Any, **named: Any) -> Any:
+        return unet(x, times, *rest, **named) + places * (times < 10)[:, None, None, None, None]
+
+    def beside(x: Any, *rest: Any, **named: Any) -> Any:
+        return unet(x, *rest, **named) + 1e-3 * x.std()
+
+    def followed(*parts: Any, **named: Any) -> Any:
+        down, middle = control(*parts, **named)
+        return down, middle + places
+
+    calls: list[int] = []
+
+    def decoded(latent: Any) -> Any:
+        calls.append(1)
+        return decode(latent) * (1 - 1e-3 * len(calls))
+
+    broken: dict[str, tuple[Any, str, Any]] = {
+        "unet late": (networks.unet, "forward", late),
+        "unet beside": (networks.unet, "forward", beside),
+        "control": (networks.control.core, "forward", followed),
+        "decoder": (networks.autoencoder, "decode", decoded),
+    }
+    monkeypatch.setattr(*broken[where])
+    again = Diffusion(weights, masks=corpus, steps=2)
+    again.__dict__["_networks"] = networks
+    assert again.together == 1
 
 
 def test_label_maps_that_do_not_fit_are_refused(controlled: tuple[Path, Path], tmp_path: Path) -> None:
