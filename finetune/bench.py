@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ import numpy.typing as npt
 
 from finetune.arms import Arm, Protocol
 from finetune.cohort import Cohort
-from finetune.controls import control_features, planted
+from finetune.controls import planted
 from finetune.heads import Fitted, fit_knn, fit_linear
 from finetune.layouts import Layout
 from finetune.leaks import refuse_leak, refuse_twins
 from finetune.metrics import age_correction, corrected, threshold_at
 from finetune.prepare import Grid, prepare, warn_if_prepared_otherwise
+from finetune.records import Outcome, read_record
 from finetune.shuffled import PERMUTATIONS, means_over_splits, penalty_of, permuted_figures, shuffled_labels
+from finetune.simple import control_columns
 from finetune.splits import Persons, Split
 from finetune.tasks import Task
 from synth.errors import UserError
 from synth.storage import write_atomically
 
+__all__ = ["Bench", "External", "Outcome"]
 Floats = npt.NDArray[np.float64]
 RECORD_VERSION = 3
 
@@ -42,27 +45,6 @@ class External:
     cohort: Cohort
     rows: list[str]
     target: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one arm, seed and fraction gave.
-
-    Attributes:
-        predictions: test set → probability of class 1, or the target's unit, in order of position.
-        aside: test set → 1 where called class 1 at the threshold from training people; or the corrected prediction.
-        chosen: hyper-parameters and where threshold or correction come from, for each model trained.
-        site: balanced accuracy of the site from frozen features, and chance; None where not asked or not known.
-        seconds: that it took.
-        permuted: test set → AUC or r of every permutation of the labels, of the shuffled control.
-    """
-
-    predictions: dict[str, Floats]
-    aside: dict[str, Floats]
-    chosen: list[dict[str, Any]]
-    site: dict[str, float] | None = None
-    seconds: float = 0.0
-    permuted: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Bench:
@@ -91,6 +73,7 @@ class Bench:
         self._images: dict[Grid, npt.NDArray[np.float32]] = {}
         content: list[Any] = [protocol.plain(), repr(task), people, self.target.tolist(), cohort.name, names]
         content += [cohort.choices()] if cohort.choices() else []
+        content += [cohort.identity(people), *[one.cohort.identity(one.rows) for one in externals]]
         if protocol.split is not None:  # the same name may hold another split tomorrow
             content.append(protocol.split.read_text(errors="replace"))
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -108,6 +91,8 @@ class Bench:
             self._refuse_leaks(read_config(arm.weights).corpora(), str(arm.weights))
         elif not arm.without_network:
             self._refuse_leaks(corpora_of(self.start(arm)), arm.init)
+        if arm.control in ("volumes", "demographics"):
+            self._columns(arm.control)
         if arm.mode == "lora":
             add_adapters(self.backbone(arm, 0)[0], self.protocol.fine_tuning.rank, 0)
 
@@ -182,24 +167,16 @@ class Bench:
         started = time.perf_counter()
         outcome = self.predict(arm, seed, layout)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {
-            "arm": asdict(arm) | {"weights": str(arm.weights) if arm.weights else None},
-            "seed": seed,
-            "percent": percent,
-            "chosen": outcome.chosen,
-            "predictions": {name: values.tolist() for name, values in outcome.predictions.items()},
-            "aside": {name: values.tolist() for name, values in outcome.aside.items()},
-            "site": outcome.site,
-            "seconds": round(time.perf_counter() - started, 2),
-            **({"permuted": outcome.permuted} if outcome.permuted else {}),
-        }
+        seconds = round(time.perf_counter() - started, 2)
+        about = {"arm": asdict(arm) | {"weights": str(arm.weights) if arm.weights else None}}
+        record = about | {"seed": seed, "percent": percent} | outcome.record() | {"seconds": seconds}
         write_atomically(path, json.dumps(record))
         return read_record(path)
 
     def predict(self, arm: Arm, seed: int, layout: Layout) -> Outcome:
         """Train on every split and predict its test people; an external cohort's predictions are the mean over splits."""
         size, parts = len(self.target), self.parts(layout)
-        sums = {name: np.zeros((3, size)) for name, _ in parts}  # predictions, aside, count
+        sums = {name: np.zeros((4, size)) for name, _ in parts}  # predictions, aside, prevalence, count
         chosen: list[dict[str, Any]] = []
         permuted: dict[str, list[Floats]] = {}
         features = self.features(arm, seed) if arm.control or arm.mode in ("frozen", "knn") else None
@@ -210,20 +187,22 @@ class Bench:
             chosen.append({**fitted.chosen, **about})
             for name, split in own:
                 here = np.isin(test, split.test)
-                sums[name][:, split.test] += np.stack([fitted.test[here], aside[here], np.ones(here.sum())])
+                own_share, once = np.full(here.sum(), self.target[train].mean()), np.ones(here.sum())
+                sums[name][:, split.test] += np.stack([fitted.test[here], aside[here], own_share, once])
             if arm.control == "shuffled" and features is not None:
                 tests, count = [split.test for _, split in own], -(-PERMUTATIONS // self.protocol.seeds)
                 data, classes = (features, self.target, self.persons), self.task.is_classification
                 rows = permuted_figures(*data, train, tests, classes, penalty_of(fitted.chosen), seed, count)
                 for (name, _), row in zip(own, rows, strict=True):
                     permuted.setdefault(name, []).append(row)
-        tested = self.tested(layout).items()
+        means = {name: sums[name][:3, who] / sums[name][3, who] for name, who in self.tested(layout).items()}
         return Outcome(
-            {name: sums[name][0, who] / sums[name][2, who] for name, who in tested},
-            {name: sums[name][1, who] / sums[name][2, who] for name, who in tested},
+            {name: said for name, (said, _, _) in means.items()},
+            {name: aside for name, (_, aside, _) in means.items()},
             chosen,
             self._site(features, seed) if features is not None and not arm.control and seed == 0 else None,
             permuted={name: means_over_splits(found) for name, found in permuted.items()},
+            prevalence={name: share for name, (_, _, share) in means.items()} if self.task.is_classification else {},
         )
 
     def fit(
@@ -334,20 +313,27 @@ class Bench:
             images = self.images(grid)
             images = planted(images, self.target) if arm.control == "planted" else images
             with torch.no_grad():
-                self._features = {key: embed(backbone, torch.from_numpy(images)).numpy()}
+                found = embed(backbone, torch.from_numpy(images)).numpy()
+            if not np.isfinite(found).all():  # a head would take them for missing values
+                raise UserError(
+                    f"features of arm '{arm.name}' are not all finite; its weights have diverged, train anew"
+                )
+            self._features = {key: found}
         return self._features[key]
 
     def _columns(self, control: str) -> Floats:
         """A control's columns in all cohorts. Raises UserError where an external one knows other columns."""
-        found = [control_features(self.cohort, self.people, control, self.task)]
-        found += [control_features(one.cohort, one.rows, control, self.task) for one in self.externals]
+        found = [control_columns(self.cohort, self.people, control, self.task)]
+        found += [control_columns(one.cohort, one.rows, control, self.task) for one in self.externals]
         for one, columns in zip(self.externals, found[1:], strict=True):
-            if columns.shape[1] != found[0].shape[1]:
+            if set(columns) != set(found[0]):
                 raise UserError(
                     f"external cohort '{one.cohort.name}' has not the age, sex or volume columns that cohort "
                     f"'{self.cohort.name}' has, which control {control} needs in both"
                 )
-        return np.concatenate(found)
+        if not found[0]:
+            raise UserError(f"cohort '{self.cohort.name}' has no column that control {control} could look at")
+        return np.concatenate([np.stack([columns[name] for name in found[0]], axis=1) for columns in found])
 
 
 def _prepared(cohort: Cohort, rows: list[str], grid: Grid) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
@@ -381,10 +367,3 @@ def digest_of(init: str) -> str:
     place = Path(init)
     files = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
     return "".join(hashlib.sha256(one.read_bytes()).hexdigest() for one in files) if place.exists() else init
-
-
-def read_record(path: Path) -> Outcome:
-    """What a file of ``arms/`` holds."""
-    told = json.loads(path.read_text())
-    sets = [{name: np.array(values, float) for name, values in told[part].items()} for part in ("predictions", "aside")]
-    return Outcome(sets[0], sets[1], told["chosen"], told["site"], told["seconds"], told.get("permuted", {}))

@@ -217,6 +217,8 @@ def table(results: dict[str, Any]) -> str:
     for one in results.get("controls_hold", []):
         if one["held"] is False:
             lines.append(f"  CONTROL FAILED: {one['control']} ({one['test_set']}) is not {one['expectation']}")
+    for one in results.get("missing_controls", []):
+        lines.append(f"  no control {one['control']}: {one['reason']}")
     for anchor in results["anchors"]:
         lines.append(f"  anchor: {anchor['name']} {anchor['mae_years']} years MAE ({anchor['source']})")
     return "\n".join(lines)

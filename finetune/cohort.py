@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Cohort", "load_cohort", "refuse_leak"]
+
+
+LOOKED_AT = ("age", "sex", "site")  # by controls and the site probe, whose predictions are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +62,30 @@ class Cohort:
         """The participant of each row."""
         return [self.persons.get(row, row) for row in rows]
 
+    def identity(self, rows: Sequence[str]) -> str:
+        """sha256 of what these rows hold, as cheaply as it tells: names and sizes of files, or the corpus, and covariates.
+
+        Time stamps are no part of it, nor where the folder lies.
+        """
+        scans = [self.scans[row] for row in rows]
+        told: list[Any] = [[scan.name, _size(scan)] if isinstance(scan, Path) else scan for scan in scans]
+        told.append(self.corpus.identity() if self.corpus is not None else "")
+        columns = [name for name in self.table.columns if name in LOOKED_AT or str(name).startswith("volume_")]
+        told.append(self.table.loc[list(rows), columns].to_csv())
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
     def choices(self) -> dict[str, Any]:
         """What was asked for beyond the usual, for results; empty if nothing."""
         asked: dict[str, Any] = {} if self.visits == "first" else {"visits": self.visits}
         return asked | ({"columns": self.columns.record()} if self.columns else {})
+
+
+def _size(file: Path) -> int:
+    """Bytes; -1 of a file that is not there, which is refused where it is read."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 def load_cohort(folder: Path, columns: ColumnMap | None = None, visits: Visits = "first") -> Cohort:

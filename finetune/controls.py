@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from finetune.arms import Arm
 from finetune.cohort import Cohort
+from finetune.simple import control_columns, known
 from finetune.tasks import Task
 
 Floats = npt.NDArray[np.float64]
@@ -28,6 +29,8 @@ EXPECTED = {
 def controls(cohort: Cohort, task: Task, arms: Sequence[Arm] = ()) -> list[Arm]:
     """The rows every table has: regional volumes + linear model where volumes are known, and a model without a scan.
 
+    Which of them a cohort cannot have :func:`finetune.simple.missing_controls` says.
+
     With ``arms``: for every backbone among them the untrained network, and shuffled labels and a planted signal.
     """
     made = []
@@ -40,30 +43,21 @@ def controls(cohort: Cohort, task: Task, arms: Sequence[Arm] = ()) -> list[Arm]:
         first = next((arm for arm in networks if arm.weights is not None), networks[0])
         made.append(Arm("labels shuffled", "frozen", first.weights, first.backbone, "shuffled"))
         made.append(Arm("planted signal", "frozen", first.weights, first.backbone, "planted"))
-    if any(str(name).startswith("volume_") for name in cohort.table.columns):
+    there = known(cohort, task)
+    if "volumes" in there:
         made.append(Arm(f"regional volumes + {'logistic' if task.is_classification else 'ridge'}", control="volumes"))
     if task.is_classification:
-        made.append(Arm("age + sex + logistic", control="demographics"))
+        told = " + ".join(sorted(there & {"age", "sex"}))
+        made += [Arm(f"{told} + logistic", control="demographics")] if told else []
     else:
         made.append(Arm("predicting the mean", control="mean"))
     return made
 
 
 def control_features(cohort: Cohort, people: list[str], control: str, task: Task) -> Floats:
-    """Columns of a control: log regional volumes (sides summed) with sex, or age and sex (sex alone for brain age)."""
-    table = cohort.table.loc[people]
-    columns: list[Floats] = []
-    if "sex" in table.columns:
-        columns.append((table["sex"].astype(str).str.upper().str[:1] == "M").to_numpy().astype(np.float64))
-    if task.is_classification and "age" in table.columns:
-        columns.append(table["age"].to_numpy(float))
-    if control == "volumes":
-        sums: dict[str, Floats] = {}
-        for name in [str(name) for name in table.columns if str(name).startswith("volume_")]:
-            structure = name.removeprefix("volume_").removeprefix("left_").removeprefix("right_")
-            sums[structure] = sums.get(structure, np.zeros(len(table))) + table[name].fillna(0).to_numpy(float)
-        columns += [np.log(np.maximum(values, 1.0)) for values in sums.values()]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(table), 1))
+    """``[people, columns]`` of :func:`finetune.simple.control_columns`, NaN where missing; zeros where nothing is known."""
+    columns = list(control_columns(cohort, people, control, task).values())
+    return np.stack(columns, axis=1) if columns else np.zeros((len(people), 1))
 
 
 def planted(images: npt.NDArray[np.float32], target: Floats) -> npt.NDArray[np.float32]:

@@ -71,26 +71,63 @@ def fit_linear(
     seed: int,
     people: Ints,
 ) -> Fitted:
-    """Logistic (balanced classes) or ridge regression on z-scored features; the penalty by cross-validation inside."""
-    from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    """Logistic (balanced classes) or ridge regression on z-scored features; the penalty by cross-validation inside.
 
-    keep = features.std(0) > 1e-8
+    Ridge's is chosen leaving out one person, or by folds of people where some have several scans. Missing values become
+    the training people's mean. Probabilities are those of classes as frequent as in training (:func:`unbalanced`).
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+    from threadpoolctl import threadpool_limits
+
+    keep = spread(features) > 1e-8
     if not keep.any():
         mean = target.mean()
         return Fitted(np.full(len(test), mean), np.full(len(target), mean), target, "training")
+    features, test = features[:, keep], test[:, keep]
+    holes = bool(np.isnan(features).any() or np.isnan(test).any())
     if classification:
-        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
-        grid = {"logisticregression__C": PENALTIES}
-        return _searched(model, grid, features[:, keep], target, test[:, keep], True, seed, people)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(STRENGTHS)).fit(features[:, keep], target)
-    strength = float(ridge[-1].alpha_)
-    fixed = make_pipeline(StandardScaler(), Ridge(strength))
+        model = _scaled(LogisticRegression(class_weight="balanced", solver="newton-cholesky"), holes)
+        return _searched(model, {"logisticregression__C": PENALTIES}, features, target, test, True, seed, people)
+    single = len(np.unique(people)) == len(people)
+    folds = None if single else _inner_folds(target, False, seed, people)
+    search = RidgeCV(STRENGTHS, cv=folds, scoring=None if single else "neg_mean_squared_error")
+    with threadpool_limits(1):
+        ridge = _scaled(search, holes).fit(features, target)
+        strength = float(ridge[-1].alpha_)
+        inner = _out_of_fold(_scaled(Ridge(strength), holes), features, target, False, seed, people)
     low, high = target.min() - 15, target.max() + 15
-    inner = _out_of_fold(fixed, features[:, keep], target, False, seed, people)
-    predicted = np.clip(ridge.predict(test[:, keep]), low, high)
+    predicted = np.clip(ridge.predict(test), low, high)
     return Fitted(predicted, np.clip(inner, low, high), target, "out-of-fold", {"alpha": strength})
+
+
+def _scaled(model: Any, holes: bool) -> Any:
+    """A pipeline that z-scores by training people, and fills holes with their mean."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    filled = [SimpleImputer(keep_empty_features=True)] if holes else []  # in an inner fold a column may be all holes
+    return make_pipeline(*filled, StandardScaler(), model)
+
+
+def spread(features: npt.NDArray[np.floating]) -> Floats:
+    """Standard deviation of each column's known values; 0 where none is known."""
+    known = np.isfinite(features)
+    if known.all():
+        return np.asarray(features.std(0), np.float64)
+    return np.array(
+        [column[here].std() if here.any() else 0.0 for column, here in zip(features.T, known.T, strict=True)]
+    )
+
+
+def unbalanced(probability: Floats, prevalence: float) -> Floats:
+    """Probabilities of a model of balanced classes as they are where class 1 has this prevalence (Saerens et al. 2002).
+
+    Log-odds + log(π / (1 − π)): one half becomes π, the order stays (Neural Computation 14, 21).
+    """
+    ours = probability * prevalence
+    found: Floats = ours / np.maximum(ours + (1 - probability) * (1 - prevalence), 1e-300)
+    return found
 
 
 def refit_linear(
@@ -160,11 +197,13 @@ def _searched(
     classes_by = "roc_auc" if knn else "neg_log_loss"  # a neighbour's vote may be 0 or 1, whose log loss is infinite
     scoring = classes_by if classification else "neg_mean_absolute_error"
     folds = _inner_folds(target, classification, seed, people)
+    balanced = classification and not knn
     with threadpool_limits(1):  # matrices this small only wait for threads
         search = GridSearchCV(model, grid, cv=folds, scoring=scoring).fit(features, target)
-        inner = _out_of_fold(search.best_estimator_, features, target, classification, seed, people)
+        inner = _out_of_fold(search.best_estimator_, features, target, classification, seed, people, balanced)
     best = search.best_estimator_
     predicted: Floats = best.predict_proba(test)[:, 1] if classification else best.predict(test)
+    predicted = unbalanced(predicted, float(target.mean())) if balanced else predicted
     chosen = {name.rpartition("__")[2]: float(value) for name, value in search.best_params_.items()}
     return Fitted(predicted, inner, target, "out-of-fold", chosen)
 
@@ -178,7 +217,7 @@ def _inner_folds(target: Floats, classification: bool, seed: int, people: Ints) 
         if single:
             count = max(2, min(4, len(target) // 5))
             return list(KFold(count, shuffle=True, random_state=seed).split(target))
-        return list(GroupKFold(2).split(target, groups=people))
+        return list(GroupKFold(max(2, min(4, len(np.unique(people)) // 5))).split(target, groups=people))
     if single:
         count = max(2, min(4, int(min(target.sum(), len(target) - target.sum()))))
         return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(target, target))
@@ -186,7 +225,13 @@ def _inner_folds(target: Floats, classification: bool, seed: int, people: Ints) 
 
 
 def _out_of_fold(
-    model: Any, features: npt.NDArray[Any], target: Floats, classification: bool, seed: int, people: Ints
+    model: Any,
+    features: npt.NDArray[Any],
+    target: Floats,
+    classification: bool,
+    seed: int,
+    people: Ints,
+    balanced: bool = False,
 ) -> Floats:
     from sklearn.base import clone
 
@@ -194,4 +239,6 @@ def _out_of_fold(
     for train, held in _inner_folds(target, classification, seed, people):
         fitted = clone(model).fit(features[train], target[train])
         found[held] = fitted.predict_proba(features[held])[:, 1] if classification else fitted.predict(features[held])
+        if balanced:
+            found[held] = unbalanced(found[held], float(target[train].mean()))
     return found

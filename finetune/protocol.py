@@ -18,6 +18,7 @@ from finetune.comparisons import comparisons
 from finetune.controls import control_features, controls, held
 from finetune.layouts import Layout, layouts
 from finetune.leaks import refuse_shared
+from finetune.simple import missing_controls
 from finetune.split_files import Rows, write_splits
 from finetune.summary import (
     anchors,
@@ -176,6 +177,7 @@ def _results(
         "comparisons": comparisons(arms, whole, bench, tested),
         "subgroups": subgroups(arms, whole, bench, tested),
         "controls_hold": held(arms, rows[percents[-1]], main, task.is_classification, next(iter(tested))),
+        "missing_controls": missing_controls(bench.cohort, task, {arm.control for arm in arms}),
         "anchors": anchors(bench.cohort, task),
     }
 

@@ -35,6 +35,7 @@ Ints = npt.NDArray[np.int64]
 Outcomes = dict[str, list[Outcome]]
 """Arm → what each seed gave."""
 STAGES = ("hoehn_yahr", "stage", "hy", "NHY")
+CALLED = ("balanced_accuracy", "f1")  # of classes called, not of probabilities
 FEWEST, GROUP_DRAWS = 5, 200  # people of a subgroup; draws of its interval
 
 
@@ -48,6 +49,13 @@ def metrics_of(task: Task) -> dict[str, Metric]:
 def predicted(outcomes: Sequence[Outcome], test_set: str) -> Floats:
     """``[seeds, n]``."""
     return np.array([one.predictions[test_set] for one in outcomes])
+
+
+def called_one(outcomes: Sequence[Outcome], test_set: str) -> Floats:
+    """``[seeds, n]``: 1 where the probability is above the training prevalence, which is 0.5 of balanced classes."""
+    said = predicted(outcomes, test_set)
+    bars = [one.prevalence.get(test_set, np.full(said.shape[1], 0.5)) for one in outcomes]
+    return np.asarray(said > np.array(bars), np.float64)
 
 
 def summarise(arm: Arm, outcomes: Outcomes, bench: Bench, tested: dict[str, Ints]) -> dict[str, Any]:
@@ -76,7 +84,11 @@ def _figures(arm: Arm, outcomes: Outcomes, bench: Bench, name: str, who: Ints) -
     target, whose, ours = bench.target[who], bench.who[who], predicted(outcomes[arm.name], name)
     aside = np.array([one.aside[name] for one in outcomes[arm.name]])
     metrics = metrics_of(bench.task)
-    found = {metric: with_interval(function, target, ours, whose) for metric, function in metrics.items()}
+    called = called_one(outcomes[arm.name], name)
+    found = {
+        metric: with_interval(function, target, called if metric in CALLED else ours, whose)
+        for metric, function in metrics.items()
+    }
     for start in ("scratch", "untrained, frozen"):
         other = f"{arm.backbone}, {start}"
         if other in outcomes and not arm.control and arm.name != other:

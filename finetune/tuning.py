@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.heads import FineTuning, Fitted, Floats, Ints
+from finetune.heads import FineTuning, Fitted, Floats, Ints, unbalanced
 from finetune.splits import pick_labels
 from pretrain.backbones import Backbone
 from pretrain.intensity import augment, standardise
@@ -51,14 +51,9 @@ def fit_tuned(
         options: how.
     """
     rates = options.rates or (options.learning_rate,)
-    if len(rates) == 1:
-        (own, predicted) = train_and_predict(
-            make(), images, target, [images, test], classification, seed, options, rates[0]
-        )
-        return Fitted(predicted, own, target, "training", {"learning_rate": rates[0]})
     learn, held = _validation(target, classification, seed, people)
     tried = []
-    for rate in rates:
+    for rate in rates:  # one rate alone too: thresholds and corrections are of people it has not learnt from
         (said,) = train_and_predict(
             make(), images[learn], target[learn], [images[held]], classification, seed, options, rate
         )
@@ -96,7 +91,10 @@ def train_and_predict(
     options: FineTuning,
     rate: float,
 ) -> list[Floats]:
-    """Train on ``images [N, C, D, H, W]``, predict each of ``asked``."""
+    """Train on ``images [N, C, D, H, W]``, predict each of ``asked``.
+
+    Classes weigh the same in the loss; probabilities are those of classes as frequent as in ``target``.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = Tuned(backbone, seed).to(device)
     mean, sd = (0.0, 1.0) if classification else (float(target.mean()), float(target.std()) + 1e-6)
@@ -106,8 +104,8 @@ def train_and_predict(
     found = []
     for part in asked:
         output = _outputs(model, part, device)
-        result = output.sigmoid() if classification else output * sd + mean
-        found.append(result.numpy().astype(np.float64))
+        result = (output.double().sigmoid() if classification else output * sd + mean).numpy().astype(np.float64)
+        found.append(unbalanced(result, float(target.mean())) if classification else result)
     return found
 
 

@@ -125,3 +125,24 @@ def test_calibration_of_true_probabilities_is_near_zero_and_of_certain_ones_is_t
     target = (rng.random(4000) < chance[0]).astype(float)
     assert calibration(target, chance)["expected_calibration_error"] < 0.03
     assert calibration(np.zeros(10), np.ones((1, 10)))["expected_calibration_error"] == pytest.approx(1.0)
+
+
+def test_with_one_learning_rate_too_thresholds_are_of_people_held_out() -> None:
+    images = torch.rand(16, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    target = np.array([0.0, 1.0, 0.0, 0.0] * 4)  # the images say nothing: memory alone would tell the classes apart
+    options = FineTuning(epochs=1, batch_size=8, learning_rate=1e-3)
+    fitted = fit_tuned(
+        lambda: make_backbone("vit_xs", SHAPE, seed=1), images, target, images[:2], True, 0, np.arange(16), options
+    )
+    assert fitted.source == "validation" and len(fitted.inner) == len(fitted.inner_target) == 4
+    assert fitted.chosen == {"learning_rate": 1e-3}
+
+
+def test_a_tuned_network_that_learnt_nothing_says_the_prevalence() -> None:
+    images = torch.zeros(16, 1, *SHAPE)
+    target = np.array([0.0, 1.0, 0.0, 0.0] * 4)
+    options = FineTuning(epochs=1, batch_size=16, learning_rate=1e-9)
+    fitted = fit_tuned(
+        lambda: make_backbone("vit_xs", SHAPE, seed=1), images, target, images[:2], True, 0, np.arange(16), options
+    )
+    assert 0.1 < fitted.test[0] < 0.45  # one in four, give or take what a random head says; balanced it is near 0.5

@@ -22,6 +22,7 @@ from pretrain.train import TrainOptions, pretrain
 from synth.corpus import Corpus
 from synth.errors import UserError
 from tests.conftest import Run
+from tests.finetune.studies import imported, make_study, put_scan, scan_path
 
 
 @given(st.lists(st.booleans(), min_size=20, max_size=60), st.integers(2, 5), st.integers(0, 9))
@@ -184,3 +185,26 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert answer.code == 2
     assert answer.err.count("\n") == 1 and said in answer.err
     assert not (tmp_path / "r").exists()
+
+
+def test_other_scans_under_the_same_names_are_another_experiment(tmp_path: Path) -> None:
+    names = [f"sub-{number:02d}" for number in range(10)]
+    folder, arms = make_study(tmp_path / "s", names), [Arm("mean", control="mean")]
+
+    def run_again() -> None:
+        run_experiment(load_cohort(folder), TASKS["age"], arms, Protocol(folds=2), tmp_path / "r", lambda *_: None)
+
+    run_again()
+    scan_path(folder, "sub-03").touch()
+    run_again()  # only the time stamp is another
+    put_scan(folder, "sub-03", 77)
+    with pytest.raises(UserError, match="another experiment"):
+        run_again()
+
+
+def test_the_same_samples_with_other_voxels_are_another_experiment(tmp_path: Path) -> None:
+    names = [f"sub-{number:02d}" for number in range(10)]
+    corpora = [imported(make_study(tmp_path / f"s{n}", names, first=n), tmp_path / f"{n}" / "c.zarr") for n in (0, 50)]
+    cohorts = [load_cohort(corpus.path) for corpus in corpora]
+    assert cohorts[0].identity(names) != cohorts[1].identity(names)
+    assert cohorts[0].identity(names) == load_cohort(corpora[0].path).identity(names)
