@@ -55,30 +55,36 @@ def run(
     /,
     *,
     out: Path,
-    cohort: Path | None = None,
+    cohort: tuple[str, ...] = (),
+    external: tuple[str, ...] = (),
     generator: tuple[str, ...] = (),
-    profile: str = "tiny",
+    generator_options: tuple[str, ...] = (),
+    scans: Path | None = None,
+    clips: Path | None = None,
+    profile: str | None = None,
 ) -> int:
     """Run a recipe, or learn what a generator is worth beside the built-in one; goes on where a stopped run was.
 
     Args:
         recipe: YAML with kind: NAME and that kind's options; left out with --generator.
         out: folder of its results, weights, pictures and, of kind matrix, report.html.
-        cohort: BIDS folder or corpus of the people, instead of the recipe's.
+        cohort: BIDS folder or corpus of the people, instead of the recipe's; or TASK=FOLDER for each task, with commas.
+        external: TASK=FOLDER of cohorts that are only tested on.
         generator: NAME or module.Class; several with commas: as many volumes of each as of the profile's own are
             pre-trained on and judged alike.
-        profile: tiny, or a YAML of kind matrix: what generators are compared with, on whom, how.
+        generator_options: NAME=VALUE for their constructors, with commas, such as weights=ldm.
+        scans: BIDS folder of real scans, to pre-train on them too.
+        clips: folder of video clips, to pre-train on them too.
+        profile: with --generator, tiny or a YAML of kind matrix: what generators are compared with, on whom, how; with a
+            recipe one of its profiles, by itself full where --cohort is given, else tiny, if it has them.
     """
-    from benchmarks.recipe import profile_path, read_recipe, with_generators
-    from synth.errors import UserError
+    from benchmarks.recipe import chosen_recipe, with_generators, with_source
 
-    if (recipe is None) == (not generator):
-        raise UserError("expected either a recipe or --generator NAME, and got both or neither")
-    instead = {} if cohort is None else {"cohort": str(cohort.absolute()), "people": None}
-    if cohort is not None and generator:
-        instead["test_site"] = None  # a scanner of the simulated people
-    benchmark = read_recipe(recipe or profile_path(profile), instead)
-    return (with_generators(benchmark, generator) if generator else benchmark).run(out)
+    benchmark = chosen_recipe(recipe, bool(generator), profile, cohort, external)
+    for called, name, folder in (("real scans", "Scans", scans), ("video", "Video", clips)):
+        if folder is not None:
+            benchmark = with_source(benchmark, called, name, {"folder": str(folder.absolute())})
+    return (with_generators(benchmark, generator, generator_options) if generator else benchmark).run(out)
 
 
 def morphometry(

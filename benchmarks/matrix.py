@@ -10,16 +10,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.matrix_figures import draw, ranking, ranking_sentences, sentences
+from finetune.arms import MODES
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
 
 if TYPE_CHECKING:
-    from finetune.cohort import Cohort
-    from finetune.protocol import Arm
+    from benchmarks.matrix_judging import Asked
     from finetune.tasks import Task
     from synth.nifti import Grid
 
@@ -32,9 +33,15 @@ class Matrix:
     """Which starts, on whom, how.
 
     Attributes:
-        sources: name → generator of the volumes to pre-train on; all of one shape and spacing.
-        count: volumes of each source.
+        sources: name → generator of the volumes to pre-train on; the first one's shape and spacing are the cohort's grid.
+        count: volumes of each source; of real scans as many as there are.
+        inits: name → backbone → where it begins without pre-training here (``pretrain run --init``), such as a network of
+            images.
         cohort: BIDS folder or corpus of people; ``people`` where it is absent.
+        cohorts: task → its own cohort, instead.
+        externals: task → cohort that is only tested on.
+        columns: task → column map of its cohort, as ``finetune run --columns`` takes it.
+        external_columns: task → column map of the cohort that is only tested on.
         people: generator of a simulated cohort.
         people_count: how many.
         tasks: of ``finetune run``.
@@ -47,14 +54,21 @@ class Matrix:
         folds: of the cross-validation by person.
         test_site: people of this site are only tested, instead of cross-validation.
         epochs: of fine-tuning everything from scratch.
-        finetuned: whether pre-trained backbones are fine-tuned whole too.
+        learning_rates: of which one is chosen on validation people wherever everything is trained.
+        layer_decay: of the learning rate from layer to layer where a start is fine-tuned.
+        modes: of ``finetune run``, in which every start is judged.
         seed: of volumes, people and pre-training.
-        workers: Ray workers that make volumes; 0 for none.
+        workers: Ray workers that make volumes and judge arms; 0 for none.
     """
 
     sources: Mapping[str, GeneratorSpec]
     count: int = 1000
+    inits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cohort: Path | None = None
+    cohorts: Mapping[str, Path] = field(default_factory=dict)
+    externals: Mapping[str, Path] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    external_columns: Mapping[str, str] = field(default_factory=dict)
     people: GeneratorSpec | None = None
     people_count: int = 480
     tasks: tuple[str, ...] = ("age",)
@@ -68,15 +82,24 @@ class Matrix:
     folds: int = 5
     test_site: str | None = None
     epochs: int = 30
-    finetuned: bool = False
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3)
+    layer_decay: float = 0.75
+    modes: tuple[str, ...] = ("frozen",)
     seed: int = 0
     workers: int = 2
 
     def __post_init__(self) -> None:
-        if (self.cohort is None) == (self.people is None):
+        lacking = [task for task in self.tasks if task not in self.cohorts] if self.cohort is None else []
+        if bool(lacking) != (self.people is not None):
+            wanted = f"people for {', '.join(lacking)}" if lacking else "no simulated people beside real ones"
             raise UserError(
-                "matrix: expected either cohort (a folder) or people (a generator), and got both or neither"
+                f"matrix: expected {wanted}: give --cohort FOLDER, --cohort TASK=FOLDER…, or people (a generator)"
             )
+        for option in ("cohorts", "externals", "columns", "external_columns"):
+            for task in set(getattr(self, option)) - set(self.tasks):
+                raise UserError(f"matrix: {option} names task '{task}'; expected one of {', '.join(self.tasks)}")
+        for word in {word for one in self.inits.values() for word in one} - set(self.backbones):
+            raise UserError(f"matrix: inits names backbone '{word}'; expected one of {', '.join(self.backbones)}")
         if not self.sources:
             raise UserError(
                 "matrix: sources is empty; expected name: class_path and init_args of one generator or more"
@@ -84,51 +107,95 @@ class Matrix:
         for name in ("count", "people_count", "steps", "batch_size", "seeds", "epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"matrix: {name} is {getattr(self, name)}; expected 1 or more")
+        for mode in set(self.modes) - set(MODES):
+            raise UserError(f"matrix: modes holds '{mode}'; expected some of {', '.join(MODES)}")
         if not self.fractions or any(not 0 < share <= 100 for share in self.fractions):
             raise UserError(f"matrix: fractions are {list(self.fractions)}; expected percents above 0, at most 100")
 
     def run(self, out: Path) -> int:
         """Make, pre-train, judge, write matrix.json, report.html and results.json; returns 0."""
-        from finetune.cohort import load_cohort
+        from benchmarks.matrix_judging import check_starts, servable
         from finetune.tasks import find_task
         from pretrain.objectives import find_objectives
 
         tasks = [find_task(name) for name in self.tasks]
         for name in self.objectives:
             find_objectives(name)
-        if self.cohort is not None:
-            load_cohort(self.cohort)  # a bad one is refused before anything is made
+        asked = {} if self.people is not None else {name: self._asked(name) for name in self.tasks}
+        left_out = servable(tasks, asked) if asked else {}
+        tasks = [task for task in tasks if task.name not in left_out]
+        shape = next(iter(self.sources.values())).init_args.get("shape", (96, 96, 96))
+        check_starts(self.inits, shape)
         out.mkdir(parents=True, exist_ok=True)
         corpora = {name: self._corpus(out / f"{name}.zarr", spec, self.count) for name, spec in self.sources.items()}
         grid = grid_of(next(iter(corpora.values())))
-        people = load_cohort(self._people(out, grid))
-        left_out = dict(self._left_out(corpora))
+        left_out |= dict(self._left_out(corpora))
         weights = dict(self._pretrained(corpora, left_out, out / "weights"))
-        arms = self._arms(weights)
-        rows = [row for task in tasks for row in self._judged(people, task, arms, grid, out / "results")]
+        rows = [row for task in tasks for row in self._judged(task, asked.get(task.name), weights, grid, out)]
         self._write(out, rows, left_out, corpora, list(weights.values()))
-        print("\n".join(sentences(rows)))
+        print("\n".join([*ranking_sentences(rows), *sentences(rows)]))
         return 0
+
+    def _asked(self, task: str) -> Asked:
+        from benchmarks.matrix_judging import Asked
+
+        external, folder = self.externals.get(task), self.cohorts.get(task, self.cohort)
+        assert folder is not None
+        return Asked(
+            folder,
+            self.columns.get(task, ""),
+            None if external is None else (external, self.external_columns.get(task, "")),
+        )
+
+    def _judged(
+        self, task: Task, asked: Asked | None, weights: Mapping[Cell, Path], grid: Grid, out: Path
+    ) -> Iterator[dict[str, Any]]:
+        """One row an arm and fraction of the labels."""
+        from benchmarks.matrix_judging import Asked, arms_of, corpus_name, judged
+        from finetune.heads import FineTuning
+        from finetune.protocol import Protocol
+
+        def stripped(folder: Path) -> Path:
+            options = {"folder": folder, "strip": True, "shape": grid[0], "spacing": grid[1]}
+            return self._corpus(out / corpus_name(folder), GeneratorSpec("Scans", options), 1)
+
+        if asked is None:
+            assert self.people is not None
+            asked = Asked(self._corpus(out / "people.zarr", self.people, self.people_count, more=1000))
+        elif self.strip:
+            asked = asked.placed(stripped)
+        arms = []
+        for backbone in self.backbones:
+            own = {
+                f"{source}, {objective}": path
+                for (word, source, objective), path in weights.items()
+                if word == backbone
+            }
+            arms += arms_of(backbone, self.inits, own, self.modes)
+        rates = self.learning_rates
+        tuning = FineTuning(epochs=self.epochs, learning_rate=rates[0], rates=rates, layer_decay=self.layer_decay)
+        protocol = Protocol(
+            self.seeds,
+            self.folds,
+            test_site=self.test_site,
+            grid=grid,
+            fine_tuning=tuning,
+            fractions=self.fractions,
+        )
+        cells = {name_of(cell): cell for cell in weights}
+        for row in judged(asked, task, arms, protocol, out / "results" / task.name, self.workers):
+            _, source, objective = cells.get(row["weights"], (None, None, None))
+            yield {**row, "source": source, "objective": objective}
 
     def _corpus(self, path: Path, spec: GeneratorSpec, count: int, more: int = 1) -> Path:
         from benchmarks import corpora
         from synth.engine import Job
-
-        corpora.make(Job(spec, count, self.seed + more, path), self.workers)
-        return path
-
-    def _people(self, out: Path, grid: Grid) -> Path:
-        """The cohort: as given, brain-extracted onto the sources' grid, or simulated."""
-        if self.people is not None:
-            return self._corpus(out / "people.zarr", self.people, self.people_count, more=1000)
-        assert self.cohort is not None
-        if not self.strip:
-            return self.cohort
         from synth.scans import Scans
 
-        options = {"folder": self.cohort, "strip": True, "shape": grid[0], "spacing": grid[1]}
-        spec = GeneratorSpec("Scans", options)
-        return self._corpus(out / "people.zarr", spec, len(Scans(self.cohort)))
+        made = spec.build() if spec.class_path == "Scans" else None
+        count = len(made) if isinstance(made, Scans) else count
+        corpora.make(Job(spec, count, self.seed + more, path), self.workers)
+        return path
 
     def _cells(self, corpora: Mapping[str, Path]) -> Iterator[Cell]:
         return itertools.product(self.backbones, corpora, self.objectives)
@@ -162,53 +229,6 @@ class Matrix:
                 pretrain(corpora[source], out / name_of(cell), options)
                 yield cell, out / name_of(cell)
 
-    def _arms(self, weights: Mapping[Cell, Path]) -> list[Arm]:
-        from finetune.protocol import Arm
-
-        arms = []
-        for backbone in self.backbones:
-            arms += [Arm(f"{backbone}, scratch", "full", None, backbone)]
-            arms += [Arm(f"{backbone}, untrained, frozen", "frozen", None, backbone)]
-            for (whose, source, objective), folder in weights.items():
-                if whose != backbone:
-                    continue
-                name = f"{backbone}, {source}, {objective}"
-                arms.append(Arm(f"{name}, frozen", "frozen", folder, backbone))
-                if self.finetuned:
-                    arms.append(Arm(f"{name}, fine-tuned", "full", folder, backbone))
-        return arms
-
-    def _judged(self, people: Cohort, task: Task, arms: list[Arm], grid: Grid, out: Path) -> Iterator[dict[str, Any]]:
-        """One row an arm and fraction of the labels."""
-        from finetune.heads import FineTuning
-        from finetune.protocol import Protocol, controls, run_experiment
-        from synth.progress import progress_bar
-
-        protocol = Protocol(
-            self.seeds,
-            self.folds,
-            test_site=self.test_site,
-            grid=grid,
-            fine_tuning=FineTuning(epochs=self.epochs),
-            fractions=self.fractions,
-        )
-        with progress_bar(task.name, "arms × seeds") as show:
-            everybody = [*arms, *controls(people, task, arms)]
-            found = run_experiment(people, task, everybody, protocol, out / task.name, show)
-        about = {arm["name"]: arm for arm in found["arms"]}
-        for share in found["fractions"]:
-            for name, metrics in share["arms"].items():
-                told = {key: about[name][key] for key in ("name", "mode", "control", "backbone")}
-                yield {
-                    "task": task.name,
-                    "main_metric": found["main_metric"],
-                    "higher_is_better": found["higher_is_better"],
-                    "percent": share["percent"],
-                    "learnt_from": share["train_people"],
-                    **told,
-                    "metrics": metrics,
-                }
-
     def _write(
         self,
         out: Path,
@@ -220,17 +240,26 @@ class Matrix:
         from benchmarks.report import Story, write_report
         from synth.storage import write_atomically
 
-        results = {"benchmark": "matrix", "options": self._options(), "left_out": left_out, "rows": rows}
+        results = {
+            "benchmark": "matrix",
+            "options": self._options(),
+            "left_out": left_out,
+            "ranking": ranking(rows),
+            "rows": rows,
+        }
         write_atomically(out / RESULTS, json.dumps(results, indent=1))
         draw(rows, out / PICTURE)
-        experiments = [out / "results" / task for task in self.tasks]
-        write_report(Story(experiments, list(corpora.values()), weights), out)
+        experiments = [out / "results" / task for task in dict.fromkeys(row["task"] for row in rows)]
+        said = ranking_sentences(rows) + [f"Left out: {name}: {why}" for name, why in left_out.items()]
+        write_report(Story(experiments, list(corpora.values()), weights, said=said), out)
 
     def _options(self) -> dict[str, Any]:
         told = {one.name: getattr(self, one.name) for one in fields(self)}
         told["sources"] = {name: spec.recipe() for name, spec in self.sources.items()}
         told["people"] = None if self.people is None else self.people.recipe()
         told["cohort"] = None if self.cohort is None else self.cohort.name
+        for name in ("cohorts", "externals"):
+            told[name] = {task: folder.name for task, folder in getattr(self, name).items()}
         return told
 
 
@@ -249,62 +278,3 @@ def grid_of(path: Path) -> Grid:
     corpus = Corpus(path)
     _, d, h, w = corpus.image_shape
     return (d, h, w), spacing_of(np.array(corpus.entry(0)["affine"]))
-
-
-def main_value(row: Mapping[str, Any]) -> dict[str, float]:
-    """The main metric on the last test set."""
-    found: dict[str, float] = list(row["metrics"].values())[-1][row["main_metric"]]
-    return found
-
-
-def sentences(rows: list[dict[str, Any]]) -> list[str]:
-    """Per task and share of the labels: the best start of each backbone, scratch, untrained, the best control."""
-    said = []
-    for task, share in dict.fromkeys((row["task"], row["percent"]) for row in rows):
-        here = [row for row in rows if (row["task"], row["percent"]) == (task, share)]
-        said.append(f"{task}, {share} % of the labels:")
-        said += [f"  {_told(row):<30} {row['name']}" for row in ranked(here)]
-    return said
-
-
-def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best first."""
-    return sorted(rows, key=lambda row: main_value(row)["value"] * (-1 if row["higher_is_better"] else 1))
-
-
-def _told(row: Mapping[str, Any]) -> str:
-    value = main_value(row)
-    return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Label efficiency: a panel a task and backbone, a line an arm; controls in grey."""
-    from matplotlib.figure import Figure
-
-    from synth.picture import save_png
-
-    backbones = list(dict.fromkeys(row["backbone"] for row in rows if row["backbone"]))
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    sheet = Figure(figsize=(4.6 * len(backbones), 3.8 * len(tasks)), layout="constrained")
-    panels = sheet.subplots(len(tasks), len(backbones), squeeze=False)
-    for task, across in zip(tasks, panels, strict=True):
-        for backbone, axis in zip(backbones, across, strict=True):
-            shown = [row for row in rows if row["task"] == task and row["backbone"] in (backbone, None)]
-            for name in dict.fromkeys(row["name"] for row in shown):
-                line = [row for row in shown if row["name"] == name]
-                control = line[0]["mode"] == "control"
-                axis.plot(
-                    [row["percent"] for row in line],
-                    [main_value(row)["value"] for row in line],
-                    color="0.6" if control else None,
-                    linestyle="--" if control else "-",
-                    marker="o",
-                    markersize=3,
-                    label=name.removeprefix(f"{backbone}, ").removesuffix(", frozen"),
-                )
-            axis.set(
-                title=f"{task}, {backbone}", xlabel="percent of the labels", xticks=sorted({r["percent"] for r in rows})
-            )
-            axis.set_ylabel(shown[0]["main_metric"].replace("_", " "))
-            axis.legend(fontsize=6, frameon=False)
-    save_png(sheet, path)

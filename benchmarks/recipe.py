@@ -29,17 +29,22 @@ class Benchmark(Protocol):
         ...
 
 
-def read_recipe(path: Path, instead: Mapping[str, Any] | None = None) -> Benchmark:
+def read_recipe(path: Path, instead: Mapping[str, Any] | None = None, profile: str | None = None) -> Benchmark:
     """The benchmark a YAML file describes. Paths in it are relative to the file's folder.
 
     Args:
         path: of the file.
         instead: options that win over the file's.
+        profile: which of the file's ``profiles``, each a set of options that win over the others, is taken.
 
     Raises:
         UserError: no such file, not YAML, an unknown kind or name (the near ones are listed), a value of another type.
     """
     values = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
+    profiles = values.pop("profiles", {})
+    if profile is not None and (not isinstance(profiles, Mapping) or not isinstance(profiles.get(profile), Mapping)):
+        raise UserError(f"recipe '{path}' has no profile '{profile}'; near: {near(profile, profiles) or 'it has none'}")
+    values |= profiles[profile] if profile is not None else {}
     values = {name: value for name, value in {**values, **(instead or {})}.items() if value is not None}
     kind = values.pop("kind", None)
     if kind not in KINDS:
@@ -59,6 +64,50 @@ def read_recipe(path: Path, instead: Mapping[str, Any] | None = None) -> Benchma
     return typing.cast(Benchmark, cls(**typed))
 
 
+def chosen_recipe(
+    recipe: Path | None, generators: bool, profile: str | None, cohort: Sequence[str], external: Sequence[str]
+) -> Benchmark:
+    """The benchmark that ``benchmark run`` is asked for.
+
+    Raises:
+        UserError: both a recipe and generators or neither, a profile or a cohort that is none.
+    """
+    if (recipe is None) != generators:
+        raise UserError("expected either a recipe or --generator NAME, and got both or neither")
+    path = profile_path(profile or "tiny") if recipe is None else recipe
+    inside = None if recipe is None else profile
+    about = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
+    usual = "full" if cohort else "tiny"
+    if inside is None and usual in about.get("profiles", {}):
+        inside = usual
+    instead: dict[str, Any] = {}
+    if cohort:
+        by_task = folders_of("--cohort", cohort)
+        instead = {"people": None, "cohort": by_task.pop("", about.get("cohort")), "cohorts": by_task or None}
+        if "people" in about:
+            instead["test_site"] = None  # a scanner of the simulated people
+    if external:
+        instead["externals"] = folders_of("--external", external)
+    return read_recipe(path, instead, inside)
+
+
+def folders_of(option: str, words: Sequence[str]) -> dict[str, str]:
+    """Task → absolute folder of ``TASK=FOLDER`` words; the task of a mere folder is empty.
+
+    Raises:
+        UserError: two folders for one task.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        task, _, folder = word.rpartition("=") if not Path(word).exists() else ("", "", word)
+        if task in found:
+            raise UserError(
+                f"{option} was given two folders for {task or 'all tasks'}; expected TASK=FOLDER for each task"
+            )
+        found[task] = str(Path(folder).absolute())
+    return found
+
+
 def profile_path(name: str) -> Path:
     """The file of a profile: one that comes with brainloom by name, or a path. Raises UserError for neither."""
     own = Path(__file__).parent / "recipes" / f"{name}.yaml"
@@ -67,49 +116,68 @@ def profile_path(name: str) -> Path:
     raise UserError(f"there is no profile '{name}'; expected tiny, or a YAML file of kind matrix")
 
 
-def with_generators(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
+def with_generators(benchmark: Benchmark, names: Sequence[str], options: Sequence[str] = ()) -> Benchmark:
     """The matrix with a source more for each generator, on the grid of its first one where the generator takes one.
 
+    Args:
+        benchmark: of kind matrix.
+        names: of generators.
+        options: ``NAME=VALUE`` words for their constructors.
+
     Raises:
-        UserError: a benchmark of another kind, an unknown generator, a name that is a source already.
+        UserError: a benchmark of another kind, an unknown generator or option, a name that is a source already.
     """
+    given = {}
+    for word in options:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise UserError(f"--generator-options was given '{word}'; expected NAME=VALUE, such as weights=ldm")
+        given[name] = value
+    for name in names:
+        benchmark = with_source(benchmark, name.rpartition(".")[2].rpartition(":")[2], name, given)
+    return benchmark
+
+
+def with_source(benchmark: Benchmark, called: str, generator: str, options: Mapping[str, Any]) -> Benchmark:
+    """The matrix with one more source of volumes. Raises UserError as :func:`with_generators`."""
     from benchmarks.matrix import Matrix
 
     if not isinstance(benchmark, Matrix):
-        raise UserError("--generator needs a profile of kind matrix")
+        raise UserError("--generator, --scans and --clips need a recipe of kind matrix")
+    if called in benchmark.sources:
+        raise UserError(f"'{called}' is one of the recipe's sources already; expected another --generator")
     grid = next(iter(benchmark.sources.values())).init_args
-    sources = dict(benchmark.sources)
-    for name in names:
-        taken = constructor_options(find_generator(name, (str(Path.cwd()),)))
-        spec = make_spec(name, {key: grid[key] for key in ("shape", "spacing") if key in grid and key in taken})
-        short = name.rpartition(".")[2].rpartition(":")[2]
-        if short in sources:
-            raise UserError(f"'{short}' is one of the profile's generators already; expected another --generator")
-        sources[short] = spec
-    return replace(benchmark, sources=sources)
+    taken = constructor_options(find_generator(generator, (str(Path.cwd()),)))
+    shaped: dict[str, Any] = {key: grid[key] for key in ("shape", "spacing") if key in grid and key in taken}
+    return replace(benchmark, sources={**benchmark.sources, called: make_spec(generator, {**shaped, **options})})
 
 
 def _typed(value: Any, hint: Any, name: str, folder: Path) -> Any:
     """``value`` as the type ``hint``."""
-    if hint is GeneratorSpec:
-        return _spec(value, name)
+    if hint in (GeneratorSpec, GeneratorSpec | None):
+        return _spec(value, name, folder)
     if hint == tuple[GeneratorSpec, ...]:
-        return tuple(_spec(one, name) for one in (value if isinstance(value, list) else [value]))
-    if hint == Mapping[str, GeneratorSpec]:
+        return tuple(_spec(one, name, folder) for one in (value if isinstance(value, list) else [value]))
+    if typing.get_origin(hint) is Mapping:
         if not isinstance(value, Mapping):
-            raise UserError(f"{name} was given '{value}'; expected names, each with class_path and init_args")
-        return {str(word): _spec(one, f"{name}.{word}") for word, one in value.items()}
-    if hint == GeneratorSpec | None:
-        return _spec(value, name)
+            raise UserError(f"{name} was given '{value}'; expected names, each with its value")
+        return {
+            str(word): _typed(one, typing.get_args(hint)[1], f"{name}.{word}", folder) for word, one in value.items()
+        }
     parsed = parse_value(value, hint, name)
     if isinstance(parsed, Path) and not parsed.is_absolute():
         return folder / parsed
     return parsed
 
 
-def _spec(value: Any, name: str) -> GeneratorSpec:
+def _spec(value: Any, name: str, folder: Path) -> GeneratorSpec:
     if not isinstance(value, Mapping) or not isinstance(value.get("init_args") or {}, Mapping):
         raise UserError(f"{name} was given '{value}'; expected class_path: NAME and init_args: the generator's options")
     for word in set(value) - {"class_path", "init_args"}:
         raise UserError(f"{name}: unknown name '{word}'; expected class_path, init_args")
-    return make_spec(str(value.get("class_path", "LabelMap")), value.get("init_args") or {})
+    spec = make_spec(str(value.get("class_path", "LabelMap")), value.get("init_args") or {})
+    placed = {
+        option: folder / one if isinstance(one, Path) and not one.is_absolute() else one
+        for option, one in spec.init_args.items()
+    }
+    return replace(spec, init_args=placed)

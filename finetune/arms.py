@@ -13,6 +13,7 @@ from synth.nifti import Grid
 SCRATCH = "scratch"  # pretrain.starts.SCRATCH, without torch
 Mode = Literal["frozen", "knn", "full", "lora"]
 MODES: tuple[Mode, ...] = ("frozen", "knn", "full", "lora")
+MODE_NAMES: dict[str, str] = {"frozen": "frozen", "knn": "k-NN", "full": "fine-tuned", "lora": "LoRA"}
 Control = Literal["", "volumes", "demographics", "mean", "shuffled", "planted"]
 
 

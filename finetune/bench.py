@@ -20,7 +20,7 @@ from finetune.heads import Fitted, fit_knn, fit_linear
 from finetune.layouts import Layout
 from finetune.leaks import refuse_leak, refuse_twins
 from finetune.metrics import age_correction, corrected, threshold_at
-from finetune.prepare import Grid, prepare
+from finetune.prepare import Grid, prepare, warn_if_prepared_otherwise
 from finetune.records import Outcome, read_record
 from finetune.shuffled import PERMUTATIONS, means_over_splits, penalty_of, permuted_figures, shuffled_labels
 from finetune.simple import control_columns
@@ -108,6 +108,15 @@ class Bench:
 
         report = make_start(arm.init, arm.backbone, self.protocol.grid[0])[1]
         return None if report is None else report.record()
+
+    def warn_of_preparation(self, arms: Sequence[Arm]) -> None:
+        """Warn of weights that saw volumes prepared as a cohort's are not; once for every folder of weights and cohort."""
+        from pretrain.weights import read_config
+
+        for place in dict.fromkeys(arm.weights for arm in arms if arm.weights is not None):
+            about = read_config(place)
+            for cohort in (self.cohort, *(one.cohort for one in self.externals)):
+                warn_if_prepared_otherwise(cohort, about.corpus, str(place), (about.shape, about.spacing))
 
     def tested_people(self) -> set[str] | None:
         """Participants of the cohort who are tested in some split; None, which is everybody, without a plan."""

@@ -78,6 +78,7 @@ def run(
         workers: Ray workers for arms, fractions and seeds; 0 works without Ray.
         explain: write maps of where the best frozen arm looks.
     """
+    from finetune.arms import MODE_NAMES
     from finetune.cohort import load_cohort
     from finetune.columns import column_map
     from finetune.heads import FineTuning
@@ -95,7 +96,7 @@ def run(
     others = [load_cohort(one, read, visits) for one in external]
     arms = [_arm(word, how, backbone, Arm) for word in weights for how in _modes(mode, word)]
     arms += [
-        Arm(f"{backbone} from {one}, {NAMES[how][1]}", how, None, backbone, init=one)
+        Arm(f"{backbone} from {one}, {MODE_NAMES[how]}", how, None, backbone, init=one)
         for one in init
         for how in _modes(mode, one)
     ]
@@ -165,22 +166,17 @@ def _modes(words: tuple[str, ...], weights: str) -> list[Any]:
     return list(dict.fromkeys(usual if word == "auto" else word for word in words))
 
 
-NAMES = {
-    "frozen": ("untrained, frozen", "frozen"),
-    "knn": ("untrained, k-NN", "k-NN"),
-    "full": ("scratch", "fine-tuned"),
-    "lora": ("untrained, LoRA", "LoRA"),
-}
+UNTRAINED = {"frozen": "untrained, frozen", "knn": "untrained, k-NN", "full": "scratch", "lora": "untrained, LoRA"}
 
 
 def _arm(word: str, how: Any, backbone: str, make: Any) -> Any:
+    from finetune.arms import MODE_NAMES
     from pretrain.weights import read_config
 
-    untrained, trained = NAMES[how]
     if word.lower() == "none":
-        return make(f"{backbone}, {untrained}", how, None, backbone)
+        return make(f"{backbone}, {UNTRAINED[how]}", how, None, backbone)
     about = read_config(Path(word))
-    name = f"{about.backbone}, {about.objective} on {about.corpus['name']}, {trained}"
+    name = f"{about.backbone}, {about.objective} on {about.corpus['name']}, {MODE_NAMES[how]}"
     return make(name, how, Path(word), about.backbone)
 
 

@@ -88,6 +88,7 @@ def run_experiment(
     for arm in arms:
         bench.check(arm)
     bench.refuse_other_results()
+    bench.warn_of_preparation(arms)
     outcomes = _outcomes(bench, arms, plans, show, workers)
     results = _results(bench, arms, plans, outcomes, target)
     results["seconds"] = round(time.perf_counter() - started, 1)

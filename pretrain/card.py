@@ -8,6 +8,7 @@ from typing import Any
 
 from pretrain.starts.report import describe_start
 from pretrain.weights import Weights
+from synth.provenance import preparation
 
 
 def made_by(corpus: Mapping[str, Any]) -> str:
@@ -22,6 +23,19 @@ def _whose(corpus: Mapping[str, Any]) -> str:
     if "Video" in made_by(corpus):
         return "The corpus holds volumes made from video clips, whose licences go with these weights; they show no anatomy."
     return "The corpus is simulated: figures on it say that the pipeline works and nothing about patients."
+
+
+PREPARED = {
+    "strip": "skull and scalp left out",
+    "align": "aligned affinely to the built-in anatomy",
+    "n4": "bias field taken out (N4)",
+}
+
+
+def _prepared(corpus: Mapping[str, Any]) -> str:
+    """How volumes must be prepared to look like those of the corpus."""
+    done = [f"{PREPARED[step]} (`{step}`)" for step in preparation(corpus)]
+    return f"\nPrepared: {', '.join(done)}. Prepare what these weights are shown likewise.\n" if done else ""
 
 
 def _start(about: Weights) -> str:
@@ -47,7 +61,7 @@ Backbone `{about.word}` for volumes of {size} voxels at {about.spacing} mm (cano
 Pre-trained with objective `{about.objective}` on the corpus `{corpus["name"]}`: {corpus["count"]} volumes of generator
 `{made_by(corpus)}`, seed {corpus["seed"]}, identity `{corpus["identity"]}`.
 {_whose(corpus)}
-
+{_prepared(corpus)}
 {_start(about)}
 
 Licences of what the corpus derives from: {"; ".join(licences)}.

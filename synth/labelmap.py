@@ -15,8 +15,7 @@ from synth.anatomy import morphometry
 from synth.anatomy.labels import label_table
 from synth.anatomy.people import (
     DIAGNOSES,
-    ICV_FEMALE_ML,
-    ICV_MALE_RATIO,
+    MEAN_ICV_ML,
     STAGE_MIX,
     Person,
     draw_person,
@@ -34,7 +33,6 @@ from synth.keys import new_seed, rng_for
 from synth.labelmap_options import checked_ages, checked_mix, checked_shape, checked_spacing, checked_stages
 from synth.sample import Sample, centred_affine
 
-MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
 VENTRICLE = "lateral_ventricle"
 VENTRICLE_REACH = 0.4  # log units; about the SD between people of one age
 STRONG_WARP = 2.0  # times the individual warp's SD: 3 mm, of the size of SynthSeg's U(0, 4) voxels

@@ -110,12 +110,27 @@ def resample(
     image: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], middle: npt.NDArray[np.float64], grid: Grid
 ) -> npt.NDArray[np.float32]:
     """``image`` on an axis-aligned RAS+ grid whose middle lies at ``middle`` (mm); linear, smoothed where it gets coarser."""
+    return resample_through(image, affine, moved_by(middle), grid)
+
+
+def moved_by(shift: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """4×4: mm → mm that lie ``shift`` further."""
+    to_scan = np.eye(4)
+    to_scan[:3, 3] = shift
+    return to_scan
+
+
+def resample_through(
+    image: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], to_scan: npt.NDArray[np.float64], grid: Grid
+) -> npt.NDArray[np.float32]:
+    """``image`` on an axis-aligned RAS+ grid about 0 mm, through a 4×4 map from the grid's mm to the image's mm.
+
+    The map and the grid are composed, so that voxels are interpolated once; linear, smoothed where it gets coarser.
+    """
     from scipy import ndimage
 
     shape, spacing = grid
-    target = centred_affine(shape, spacing)
-    target[:3, 3] += middle
-    matrix = np.linalg.inv(affine) @ target
+    matrix = np.linalg.inv(affine) @ (to_scan @ centred_affine(shape, spacing))
     if image.shape == shape and np.allclose(matrix, np.eye(4), atol=1e-4):
         return image
     step = np.sqrt((matrix[:3, :3] ** 2).sum(1))  # source voxels per output voxel along each source axis

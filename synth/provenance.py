@@ -53,6 +53,17 @@ def ancestors(parents: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
         yield from ancestors(parent.get("parents", []))
 
 
+def preparation(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was done to a corpus's volumes beyond the grid, by its parent record: some of ``strip``, ``align`` and ``n4``,
+    in this order; of a mixture what was done to any part. Scans that came stripped count as stripped."""
+    parts = record["parents"] if "mixture" in record.get("recipe", {}) else [record]
+    options = [part.get("recipe", {}).get("generator", {}).get("init_args", {}) for part in parts]
+    done = {"strip": ("strip", "stripped"), "align": ("align",), "n4": ("n4",)}
+    return tuple(
+        step for step, names in done.items() if any(given.get(name) in (True, 1) for given in options for name in names)
+    )
+
+
 def licences(corpus: Corpus) -> dict[str, int]:
     """Licence → number of things under it that the corpus derives from, all generations; sorted by name."""
     found: dict[str, int] = {}

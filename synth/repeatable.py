@@ -1,9 +1,12 @@
-"""torch whose sums are added in one order, so that a volume's bits do not depend on the machine's core count."""
+"""Sums that are added in one order, so that a volume's bits do not depend on the machine's core count."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+
+_one_at_a_time = threading.Lock()  # ITK's count of threads is the whole process's
 
 
 @contextlib.contextmanager
@@ -19,3 +22,18 @@ def repeatable() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def one_itk_thread() -> Iterator[None]:
+    """SimpleITK on one thread. A filter's own SetNumberOfThreads does not reach what it is made of: with several threads
+    a registration gives other bits each time."""
+    import SimpleITK as sitk  # noqa: N813
+
+    with _one_at_a_time:
+        threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

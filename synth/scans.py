@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from synth.anatomy.source import sha256_of
 from synth.bids import (
@@ -26,16 +25,15 @@ from synth.bids import (
     stated_name,
     with_our_names,
 )
+from synth.brain import Brain, brain_of
 from synth.covariates import covariates_of
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.labelmap_options import checked_shape, checked_spacing
-from synth.nifti import head_middle, read_scan, resample, voxel_digest
+from synth.nifti import head_middle, moved_by, read_scan, resample, resample_through, voxel_digest
 from synth.sample import Covariate, Sample, centred_affine
 
 READERS = 4  # threads that check scans before anything is made
-
-Image = npt.NDArray[np.float32]
 
 
 class Scans(Generator):
@@ -52,9 +50,13 @@ class Scans(Generator):
         spacing: voxel size in mm, one number or three.
         strip: leave skull and scalp out, by deepbet (pip install deepbet==1.0.2); the brain's box is then the middle.
         suffix: which scans, by the last part of their name: T1w, T2w, FLAIR…
+        align: bring the brain onto the built-in anatomy, affinely (12 degrees of freedom); needs strip or stripped.
+        n4: take the brain's bias field out, by N4 on a 4 mm grid; needs strip or stripped.
+        stripped: the scans show the brain alone already: what is above zero is brain.
 
     Raises:
-        UserError: no such folder, no scan in it, a name or link that leads out of it, a table that is wrong.
+        UserError: no such folder, no scan in it, a name or link that leads out of it, a table that is wrong, options
+            that need a package which is missing or the brain alone.
     """
 
     def __init__(
@@ -64,18 +66,42 @@ class Scans(Generator):
         spacing: float | tuple[float, float, float] = 1.0,
         strip: bool = False,
         suffix: str = "T1w",
+        align: bool = False,
+        n4: bool = False,
+        stripped: bool = False,
     ) -> None:
         self.folder, self.suffix, self.strip = Path(folder), suffix, strip
+        self.align, self.n4, self.stripped = align, n4, stripped
         self.shape, self.spacing = checked_shape(shape), checked_spacing(spacing)
-        if strip:
-            from synth.strip import check_installed
-
-            check_installed()
+        self._check_brain_options()
         self.names = find_scans(self.folder, suffix)
         self.tables: list[str] = []
         """The tables that covariates were read from, as relative paths."""
         self._people = self._read_people()
         self._covariates = dict(zip(self.names, self._read_covariates(), strict=True))
+
+    def _check_brain_options(self) -> None:
+        if self.strip and self.stripped:
+            raise UserError(
+                "strip and stripped are both set; expected strip for whole heads, stripped for brains alone"
+            )
+        for name, wanted in (("align", self.align), ("n4", self.n4)):
+            if wanted and not self._brain_alone:
+                raise UserError(
+                    f"{name} needs the brain alone; add strip, or stripped if the scans are stripped already"
+                )
+        if self.strip:
+            from synth import strip
+
+            strip.check_installed()
+        if self.align or self.n4:
+            from synth import align
+
+            align.check_installed()
+
+    @property
+    def _brain_alone(self) -> bool:
+        return self.strip or self.stripped
 
     def __len__(self) -> int:
         """How many scans there are."""
@@ -140,7 +166,23 @@ class Scans(Generator):
 
     def _params(self, index: int) -> Params:
         name = self.names[index]
-        return {"scan": name, "sha256": sha256_of(inside(self.folder, name))}
+        params: Params = {"scan": name, "sha256": sha256_of(inside(self.folder, name))}
+        return {**params, **self._measured(params)} if self.align or self.n4 else params
+
+    def _measured(self, params: Params) -> Params:
+        """What of the preparation is found out from the scan itself: brain volume, bias field, place on the template."""
+        from synth.align import RegistrationError, align
+
+        path = self.folder / params["scan"]
+        try:
+            brain = self._brain(path, params)
+        except UserError as error:  # of one scan: it fails alone, though it be the first
+            raise RegistrationError(str(error)) from error
+        told = brain.as_params()
+        return told | {"align": align(brain, path).as_params()} if self.align else told
+
+    def _brain(self, path: Path, params: Params) -> Brain:
+        return brain_of(path, params["sha256"], self.stripped, self.n4)
 
     def render(self, params: Params) -> Sample:
         """The scan on the grid.
@@ -149,15 +191,17 @@ class Scans(Generator):
             UserError: a scan that is none of the folder's, was changed since its record was drawn, is damaged, not 3-D,
                 empty or without a head, or in which no brain is found; it is named.
         """
-        path = self._path(params)
-        image, affine = read_scan(path)
-        if self.strip:
-            image, middle = _stripped(image, affine, path)
+        path, grid = self._path(params), (self.shape, self.spacing)
+        if self._brain_alone:
+            from synth.align import to_scan_of
+
+            brain = self._brain(path, params)
+            to_scan = to_scan_of(params["align"]) if self.align else moved_by(brain.middle)
+            image = resample_through(brain.image, brain.affine, to_scan, grid)
         else:
-            middle = head_middle(image, affine, path)
-        grid = (self.shape, self.spacing)
-        covariates = self._covariates[params["scan"]]
-        return Sample(resample(image, affine, middle, grid)[None], None, covariates, centred_affine(*grid))
+            head, affine = read_scan(path)
+            image = resample(head, affine, head_middle(head, affine, path), grid)
+        return Sample(image[None], None, self._covariates[params["scan"]], centred_affine(*grid))
 
     def _path(self, params: Params) -> Path:
         name = str(params.get("scan"))
@@ -193,6 +237,10 @@ class Scans(Generator):
             from synth.strip import strip_parents
 
             found += strip_parents()
+        if self.align:
+            from synth.align import template_parents
+
+            found += template_parents()
         return found
 
     def _check(self, name: str) -> tuple[str, str]:
@@ -213,15 +261,3 @@ def _parents_of(kind: str, names: Iterable[str], checksums: Iterable[str], licen
         {"kind": kind, "name": name, "sha256": checksum, "licence": licence}
         for name, checksum in zip(names, checksums, strict=True)
     ]
-
-
-def _stripped(image: Image, affine: npt.NDArray[np.float64], path: Path) -> tuple[Image, npt.NDArray[np.float64]]:
-    """The brain alone, scaled so that its own 99.5th percentile is 1, and the middle of its box in mm."""
-    from synth.strip import brain_mask
-
-    mask = brain_mask(image, affine, path)
-    lines = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    middle: npt.NDArray[np.float64] = (affine @ [*((line[0] + line[-1]) / 2 for line in lines), 1.0])[:3]
-    top = float(np.percentile(image[mask], 99.5)) or 1.0
-    brain: Image = np.minimum(np.where(mask, image / top, 0), 1.5).astype(np.float32)
-    return brain, middle

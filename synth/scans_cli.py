@@ -16,6 +16,9 @@ def import_(
     shape: tuple[int, int, int] = (160, 192, 160),
     spacing: float | tuple[float, float, float] = 1.0,
     strip: bool = False,
+    align: bool = False,
+    n4: bool = False,
+    stripped: bool = False,
     suffix: str = "T1w",
     workers: int | None = None,
     shard_size: int = 16,
@@ -34,6 +37,9 @@ def import_(
         shape: voxels along left→right, posterior→anterior, inferior→superior.
         spacing: voxel size in mm, one number or three.
         strip: leave skull and scalp out; needs deepbet (pip install deepbet==1.0.2).
+        align: bring every brain onto the built-in anatomy, affinely (12 degrees of freedom); needs --strip or --stripped.
+        n4: take every brain's bias field out (N4); needs --strip or --stripped.
+        stripped: the scans show the brain alone already; what is above zero is brain.
         suffix: which scans, by the last part of their name: T1w, T2w, FLAIR and so on.
         workers: Ray workers, one per core if not given; 0 works in this process without Ray.
         shard_size: volumes per shard, the unit of work and of writing.
@@ -46,7 +52,8 @@ def import_(
     from synth.cli import generate
     from synth.scans import Scans
 
-    options = {"folder": bids, "shape": shape, "spacing": spacing, "strip": strip, "suffix": suffix}
+    brain = {"strip": strip, "align": align, "n4": n4, "stripped": stripped}
+    options = {"folder": bids, "shape": shape, "spacing": spacing, "suffix": suffix, **brain}
     scans = Scans(**options)  # type: ignore[arg-type]
     if scans.without_scan:
         print(

@@ -87,8 +87,17 @@ def _sentence(failure: dict[str, Any]) -> str:
 def draw_and_add(
     writer: ShardWriter, generator: Generator, header: Header, indices: list[int], number: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Draw, render and encode samples into a shard; yields those that failed. One volume is held at a time, unless the
-    generator renders batches. ``number``: what the sample is called in the shard, where not by its own number."""
+    """Draw, render and encode samples into a shard; yields those that failed. One volume is drawn, rendered and held at a
+    time, unless the generator renders batches. ``number``: what the sample is called in the shard, where not by its own
+    number."""
+    batched = type(generator).render_batch is not Generator.render_batch
+    for together in [indices] if batched else [[index] for index in indices]:
+        yield from _draw_and_add(writer, generator, header, together, number)
+
+
+def _draw_and_add(
+    writer: ShardWriter, generator: Generator, header: Header, indices: list[int], number: int | None
+) -> Iterator[dict[str, Any]]:
     drawn: dict[int, Params] = {}
     for index in indices:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -163,3 +165,14 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """A small simulated cohort: other seed, two sites, healthy people and patients."""
     options = {"ages": (50.0, 88.0), "diagnoses": ("CN", "AD", "PD"), "sites": ("north", "south")}
     return _label_map_corpus(tmp_path_factory.mktemp("corpora") / "people.zarr", 72, seed=99, **options)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plug-in, built from a copy of its folder and installed into a folder of its own."""
+    source, target = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("installed")
+    shutil.copytree(PLUGIN, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*pip, "--target", target, source], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return target

@@ -10,11 +10,10 @@ TASKS = {"ad": "AD", "pd": "PD", "age": "Brain age"}
 
 
 def findings(results: list[dict[str, Any]]) -> list[str]:
-    """Per task the best pre-trained arm against scratch and the best control; failed controls stand first."""
+    """Failed controls first, then tasks where a control does better than every network, then the rest."""
     broken = [sentence for one in results for sentence in failed_controls(one)]
-    sentences = [finding(one) for one in results]
-    wins = [text for text in sentences if "” does better" in text]
-    sentences = broken + wins + [text for text in sentences if text not in wins]
+    told = sorted(((not winning_controls(one), finding(one)) for one in results), key=lambda pair: pair[0])
+    sentences = broken + [text for _, text in told]
     if any(one["cohort"]["simulated"] for one in results):
         sentences.append(
             "The people are simulated: this ranks methods under a known truth and says nothing about patients."
@@ -33,23 +32,44 @@ def failed_controls(results: dict[str, Any]) -> list[str]:
 
 
 def finding(one: dict[str, Any]) -> str:
-    """One experiment in a sentence."""
-    metric, higher = main_metric(one)
+    """One experiment in a sentence: the hardest test set, and every set on which a control does better."""
+    metric, _ = main_metric(one)
     where, named = hardest_set(one), TASKS.get(one["task"], one["task"])
     ours, scratch = best(one, ("pretrained",)), best(one, ("scratch",))
-    control = best(one, ("control", "untrained"))
+    top = ours or best(one, ("scratch", "untrained"))
+    if top is None:
+        return f"{named}: controls only."
     if ours is None:
-        top = best(one, ("scratch", "untrained"))
-        return f"{named}: {top['name']} {_value(top, where, metric)}." if top else f"{named}: controls only."
-    text = f"{named}, {where}: best pre-trained arm {_value(ours, where, metric)} ({ours['name']})"
-    text += f", best from scratch {_value(scratch, where, metric)}" if scratch else ""
-    if control is not None:
+        text = f"{named}, {where}: {top['name']} {_value(top, where, metric)}"
+    else:
+        text = f"{named}, {where}: best pre-trained arm {_value(ours, where, metric)} ({ours['name']})"
+        text += f", best from scratch {_value(scratch, where, metric)}" if scratch else ""
+    winners = winning_controls(one)
+    for place, winner in winners.items():
+        on = "" if place == where else f" on {place}"
+        text += f"; the control “{winner['name']}” does better{on}: {_value(winner, place, metric)}"
+    control = best(one, CONTROLS)
+    if where not in winners and control is not None and control is not top:
+        text += f"; the control “{control['name']}” does not do better: {_value(control, where, metric)}"
+    return text + "."
+
+
+CONTROLS, NETWORKS = ("control", "untrained"), ("pretrained", "scratch")
+
+
+def winning_controls(one: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Test set → control that does better there than every arm that learnt something."""
+    metric, higher = main_metric(one)
+    found = {}
+    for where in one["test_sets"]:
+        control, ours = best(one, CONTROLS, where), best(one, NETWORKS, where)
+        if control is None or ours is None:
+            continue
         theirs, own = value_of(control, where, metric), value_of(ours, where, metric)
         assert theirs is not None and own is not None
-        wins = theirs["value"] > own["value"] if higher else theirs["value"] < own["value"]
-        says = "does better" if wins else "does not do better"
-        text += f"; the control “{control['name']}” {says}: {_value(control, where, metric)}"
-    return text + "."
+        if theirs["value"] > own["value"] if higher else theirs["value"] < own["value"]:
+            found[where] = control
+    return found
 
 
 def _value(arm: dict[str, Any], where: str, metric: str) -> str:

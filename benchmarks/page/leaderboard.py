@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -22,7 +23,14 @@ class Leaderboard:
 
 
 def leaderboard(results: list[dict[str, Any]], names: list[str]) -> Leaderboard:
-    """Gather experiments; an arm measured twice in the same column keeps a row per run, named after its folder."""
+    """Gather experiments, the best rows first; an arm measured twice in the same column keeps a row per run, named after it.
+
+    The order is that of the mean place over the columns; checks (shuffled labels, planted signal) stand last.
+
+    Args:
+        results: of experiments.
+        names: of their runs, each its own.
+    """
     cohorts = {one["cohort"].get("name") for one in results}
     columns: list[str] = []
     cells: dict[str, dict[str, Any]] = {}
@@ -38,15 +46,35 @@ def leaderboard(results: list[dict[str, Any]], names: list[str]) -> Leaderboard:
                 name = f"{name} ({run})" if column in cells.get(name, {}) else name
                 cells.setdefault(name, {})[column] = value_of(arm, test_set, metric)
                 kinds[name] = kind_of(arm)
-    rows = [[name, *(cells[name].get(column) for column in columns)] for name in cells]
-    return Leaderboard(["arm", *columns], rows, list(kinds.values()))
+    higher = {f"{named(main_metric(one)[0])}": main_metric(one)[1] for one in results}
+    order = sorted(cells, key=_places(cells, kinds, {column: higher[column.split(" · ")[-1]] for column in columns}))
+    rows = [[name, *(cells[name].get(column) for column in columns)] for name in order]
+    return Leaderboard(["arm", *columns], rows, [kinds[name] for name in order])
+
+
+def _places(
+    cells: dict[str, dict[str, Any]], kinds: dict[str, str], higher: dict[str, bool]
+) -> Callable[[str], tuple[bool, float]]:
+    """Key of an arm: whether it is a check, then its mean place over the columns that it has."""
+    places: dict[str, list[int]] = {name: [] for name in cells}
+    for column, is_higher in higher.items():
+        known = {
+            name: one[column]["value"] for name, one in cells.items() if one.get(column) and kinds[name] != "check"
+        }
+        for place, name in enumerate(sorted(known, key=known.__getitem__, reverse=is_higher)):
+            places[name].append(place)
+    return lambda name: (
+        kinds[name] == "check",
+        sum(places[name]) / len(places[name]) if places[name] else float("inf"),
+    )
 
 
 def shown(board: Leaderboard) -> str:
     """The measured table, sortable."""
     return (
         '<section aria-labelledby="leaderboard"><h2 id="leaderboard">Leaderboard</h2>'
-        "<p>Measured here, every row under the protocol of its run; 95 % intervals. A head sorts its column.</p>"
+        "<p>Measured here, every row under the protocol of its run; 95 % intervals; in order of the mean place over the columns, "
+        "checks of the line itself last. A head sorts its column.</p>"
         + table("Leaderboard, measured", board.head, board.rows, board.kinds)
         + data("leaderboard", board.head, board.rows)
         + "</section>"

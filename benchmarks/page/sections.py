@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from collections.abc import Sequence
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def said_plainly(results: list[dict[str, Any]], story: Story) -> str:
             f"The cohort {name} is simulated: its people, their ages, diagnoses and scanners were drawn by a generator from "
             "published effect sizes. What is measured on it shows that the pipeline works; it is never evidence about patients."
             if simulated
-            else f"The cohort {name} holds real people; the scans were prepared on this machine and nothing of them is shown here."
+            else f"The cohort {name} holds real people; the scans were prepared on this machine and no single one of them is shown here."
         )
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<div class="warning"><strong>What was simulated</strong><ul>{items}</ul></div>'
@@ -62,6 +64,7 @@ def experiment(results: dict[str, Any], folder: Path, number: int) -> str:
         figures.subgroups(results),
         *(records(results, name) for name in ("comparisons", "controls_hold")),
         site_probes(results),
+        explanations(folder),
         *(anchor(row) for row in results.get("anchors", [])),
     ]
     return "".join(parts) + "</section>"
@@ -112,6 +115,23 @@ def site_probes(results: dict[str, Any]) -> str:
     return tables.data(f"{results['task']} site told from features", head, rows) if rows else ""
 
 
+def explanations(folder: Path) -> str:
+    """Where frozen arms look, averaged over the people of a group; the maps are one click away. Empty where none was drawn."""
+    parts = []
+    for picture in sorted(folder.glob("explanations/*.png")):
+        image, maps = (base64.b64encode(one.read_bytes()).decode() for one in (picture, picture.with_suffix(".npz")))
+        about = (
+            "Mean absolute gradient of the score with respect to the voxels, over the mean image of the tested people"
+        )
+        parts.append(
+            f'<figure><h3>Where {escape(picture.stem)} looks</h3><img alt="{about}, a row a group" '
+            f'src="data:image/png;base64,{image}"><figcaption>{about}; sagittal, coronal, axial. '
+            f'<a download="{escape(picture.stem)}.npz" href="data:application/zip;base64,{maps}">Maps, a NumPy array a '
+            "group</a></figcaption></figure>"
+        )
+    return "".join(parts)
+
+
 def learning(story: Story) -> str:
     """Pre-training: loss curves and figures on held-out synthetic volumes."""
     if not story.weights:
@@ -143,8 +163,8 @@ def _weights(folder: Path) -> str:
     )
 
 
-def provenance(results: list[dict[str, Any]], story: Story) -> dict[str, Any]:
-    """Everything needed to make it again, seeds included."""
+def provenance(results: dict[str, dict[str, Any]], story: Story) -> dict[str, Any]:
+    """Everything needed to make it again, seeds included; ``results`` by the name of their run."""
     corpora = {path.name: Corpus(path) for path in story.corpora}
     return {
         "corpora": {
@@ -152,9 +172,10 @@ def provenance(results: list[dict[str, Any]], story: Story) -> dict[str, Any]:
             for name, one in corpora.items()
         },
         "weights": {folder.name: read_config(folder).training for folder in story.weights},
-        "protocol": {one["title"]: one["protocol"] for one in results},
-        "cohorts": {one["cohort"]["name"]: one["cohort"].get("parents", []) for one in results},
-        "fingerprints": {one["title"]: one.get("fingerprint") for one in results},
+        "protocol": {name: one["protocol"] for name, one in results.items()},
+        "cohorts": {name: one["cohort"].get("parents", []) for name, one in results.items()},
+        "fingerprints": {name: one.get("fingerprint") for name, one in results.items()},
+        "versions": {name: version(name) for name in ("brainloom", "torch", "monai", "scikit-learn")},
     }
 
 

@@ -19,12 +19,13 @@ DEPTH = 3  # a run's folder keeps its results at most so deep: RUN/results/TASK
 
 @dataclass(frozen=True, eq=False)
 class Story:
-    """What a report is made of: experiments (results.json folders), corpora, weights, seconds per stage."""
+    """What a report is made of: experiments (results.json folders), corpora, weights, seconds per stage, more findings."""
 
     experiments: list[Path] = field(default_factory=list)
     corpora: list[Path] = field(default_factory=list)
     weights: list[Path] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(folders: list[Path]) -> Story:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import leaderboard, sections, tables, viewer
+from benchmarks.page import gains, leaderboard, sections, tables, viewer
 from benchmarks.page.findings import findings
 from benchmarks.page.story import FORMAT, Story, read_results
 from synth.storage import write_atomically
@@ -25,8 +25,9 @@ def write_report(story: Story, out: Path, published: bool = True) -> Path:
         published: whether numbers published elsewhere stand in a table of their own.
     """
     results = [read_results(folder) for folder in story.experiments]
-    board = leaderboard.leaderboard(results, [folder.name for folder in story.experiments])
-    made, said = sections.provenance(results, story), findings(results)
+    names = run_names(story.experiments)
+    board = leaderboard.leaderboard(results, names)
+    made, said = sections.provenance(dict(zip(names, results, strict=True)), story), [*findings(results), *story.said]
     gathered = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -37,7 +38,7 @@ def write_report(story: Story, out: Path, published: bool = True) -> Path:
         "provenance": made,
         "timings": story.timings,
     }
-    page = html(results, story, board, made, published)
+    page = html(results, story, board, made, said, published)
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() not in [folder.resolve() for folder in story.experiments]:
         write_atomically(out / "results.json", json.dumps(gathered, indent=1))
@@ -46,15 +47,30 @@ def write_report(story: Story, out: Path, published: bool = True) -> Path:
     return out / "report.html"
 
 
+def run_names(folders: list[Path]) -> list[str]:
+    """What tells folders apart: as few of the last parts of their paths as that takes."""
+    for parts in range(1, max((len(one.parts) for one in folders), default=0) + 1):
+        names = ["/".join(one.parts[-parts:]) for one in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(one) for one in folders]
+
+
 def html(
-    results: list[dict[str, Any]], story: Story, board: leaderboard.Leaderboard, made: dict[str, Any], published: bool
+    results: list[dict[str, Any]],
+    story: Story,
+    board: leaderboard.Leaderboard,
+    made: dict[str, Any],
+    said: list[str],
+    published: bool,
 ) -> str:
     """The page."""
     own = resources.files("benchmarks.page")
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in findings(results))
+    first = "".join(f"<p>{escape(sentence)}</p>" for sentence in said)
     body = [
-        f'<h1>brainloom report</h1><div class="finding">{said}</div>',
+        f'<h1>brainloom report</h1><div class="finding">{first}</div>',
         leaderboard.shown(board),
+        gains.shown(results),
         sections.said_plainly(results, story),
         *(sections.experiment(one, at, i) for i, (one, at) in enumerate(zip(results, story.experiments, strict=True))),
         sections.learning(story),

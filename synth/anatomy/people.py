@@ -24,6 +24,7 @@ from synth.errors import UserError
 DIAGNOSES = ("CN", "MCI", "AD", "PD")
 ICV_FEMALE_ML = 1385.0  # intracranial volume; with men 14.5 % larger the mean is 1485 mL (291 IXI people, DLMUSE)
 ICV_MALE_RATIO = 1.145
+MEAN_ICV_ML = ICV_FEMALE_ML * (1 + ICV_MALE_RATIO) / 2
 ICV_SD = 0.083
 STAGE_MIX = {1: 0.25, 2: 0.45, 3: 0.20, 4: 0.10}  # Hoehn & Yahr; a clinic's mix, a setting of ours
 STAGE_FACTOR = {1: 0.5, 2: 1.0, 3: 1.5, 4: 3.0}  # effect relative to stage 2 [M]

@@ -14,9 +14,11 @@ from synth.audit import diversity, features
 from synth.audit.distances import Doubles, bootstrap_mean, digits
 from synth.audit.fidelity import fidelity
 from synth.audit.findings import Findings
+from synth.audit.gate import verdict
 from synth.audit.grid import Volumes, check_comparable
 from synth.audit.image_quality import Quality, quality_of
 from synth.audit.limits import not_judged
+from synth.audit.lineage import another_reference, check_held_out
 from synth.audit.listening import listening
 from synth.audit.measuring import Measured, Method, compared, measure, method_for
 from synth.audit.searching import Bar, find_copies
@@ -32,7 +34,7 @@ class Options:
     """What an audit may be told.
 
     Attributes:
-        max_copies: share of samples judged copies above which the audit fails, 0 to 1.
+        max_copies: share of samples that may be copies, above 0 to 1.
         seed: of every random choice.
         segmenter_steps: training steps of the segmenter.
         pairs: pairs of volumes for MS-SSIM, of each corpus.
@@ -44,8 +46,11 @@ class Options:
     pairs: int = 100
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_copies <= 1:
-            raise UserError(f"--max-copies is {self.max_copies}; expected a share from 0 to 1, such as 0.01")
+        if not 0 < self.max_copies <= 1:
+            raise UserError(
+                f"--max-copies is {self.max_copies}; expected a share above 0, at most 1, such as 0.01 (no number of samples "
+                "shows that there are none at all)"
+            )
         if self.segmenter_steps < 1 or self.pairs < 1:
             raise UserError(
                 f"--segmenter-steps is {self.segmenter_steps} and --pairs {self.pairs}; expected 1 or more of each"
@@ -56,7 +61,8 @@ def run(synthetic: Path, reference: Path, held_out: Path | None, out: Path, opti
     """Audit a corpus, write ``audit.json``, ``audit.html``, ``copies.tsv`` and the pictures into ``out``.
 
     Raises:
-        UserError: no such corpus, too few volumes, different grids, held-out volumes that are in the reference.
+        UserError: no such corpus, too few volumes, different grids, held-out volumes that are in the reference or that
+            the samples derive from.
     """
     from threadpoolctl import threadpool_limits
 
@@ -65,6 +71,8 @@ def run(synthetic: Path, reference: Path, held_out: Path | None, out: Path, opti
     made, real = Volumes(Corpus(synthetic), "synthetic"), Volumes(Corpus(reference), "reference")
     apart = Volumes(Corpus(held_out), "held-out") if held_out is not None else None
     check_comparable(made, real, apart)
+    if apart is not None:
+        check_held_out(made, apart)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,7 +89,7 @@ def find(made: Volumes, real: Volumes, apart: Volumes | None, options: Options, 
     """Everything that can be said about the samples; nothing is written."""
     sets = [real, made] + ([apart] if apart is not None else [])
     described = features.standardised_by(*(_described(one, bar) for one in sets))
-    copies = find_copies(made, real, apart, described, bar)
+    copies = find_copies(made, real, apart, described, bar, options.seed)
     method = method_for(real, apart, options.segmenter_steps, options.seed, bar)
     of_made, of_real = (_measured(one, method, bar) for one in (made, real))
     quality = Quality(*(_quality(one, method, bar) for one in (made, real)))
@@ -90,20 +98,22 @@ def find(made: Volumes, real: Volumes, apart: Volumes | None, options: Options, 
         {one.role: vectors[:, 0] for one, vectors in zip(sets, described, strict=True)}, options.seed
     )
     judged = copies.as_json(options.seed)
+    other = another_reference(made, real)
+    gate = verdict(judged, options.max_copies, [other] if other else [])
     results = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "corpora": {one.role.replace("-", "_"): _about(one) for one in (made, real, *([apart] if apart else []))},
         "grid": {"shape": list(made.shape), "spacing_mm": [digits(s) for s in made.spacing], "coarsened": made.factor},
         "options": asdict(options),
-        "verdict": _verdict(judged["rate"], options),
+        "verdict": gate,
         "copies": judged,
         "fidelity": distances,
         "diversity": _diversity(likeness, made, options),
         "volumes": {"method": method.as_json(), "regions": compared(of_made, of_real)},
         "listening": listening(made, of_made, real, of_real, options.seed),
         "quality": {"masks": method.name, "metrics": quality.as_json()},
-        "not_judged": not_judged(made, real, apart, of_made),
+        "not_judged": [*gate["why"], *not_judged(made, real, apart, of_made, quality)],
     }
     return Findings(made, real, apart, results, copies, of_made, of_real, quality, axes, likeness)
 
@@ -147,10 +157,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [without_nan(one) for one in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _verdict(rate: float, options: Options) -> dict[str, Any]:
-    return {"passes": rate <= options.max_copies, "copies_rate": rate, "max_copies": options.max_copies}
 
 
 def _diversity(likeness: dict[str, Doubles], made: Volumes, options: Options) -> dict[str, Any]:

@@ -116,11 +116,18 @@ def membership(
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Both spaces, and the samples judged copies: those below the threshold of either."""
+    """Both spaces, and the samples judged copies: those below the threshold of either.
+
+    Attributes:
+        pixels, features: what was found in them.
+        held_out: number of held-out volumes.
+        known: ``[K]`` whether each near-copy made of the reference itself would be judged a copy.
+    """
 
     pixels: Space
     features: Space
     held_out: int
+    known: npt.NDArray[np.bool_]
 
     @property
     def copied(self) -> npt.NDArray[np.bool_]:
@@ -157,6 +164,7 @@ class Copies:
             "samples": len(self.copied),
             "threshold_from": "held-out volumes" if self.held_out else "reference volumes, each left out",
             "held_out": self.held_out,
+            "known": {"count": len(self.known), "found": int(self.known.sum())},
             "pixels": self.pixels.as_json(seed),
             "features": self.features.as_json(seed),
             "copied": [self.pair(int(i)) for i in np.flatnonzero(self.copied)],

@@ -95,29 +95,41 @@ def whitened_by(reference: npt.NDArray[Any], *others: npt.NDArray[Any]) -> list[
     return [features.astype(np.float64) @ whiten for features in (reference, *others)]
 
 
-def nearest(queries: npt.NDArray[Any], targets: npt.NDArray[Any], which: Sequence[int] | None = None) -> Neighbours:
+def nearest(
+    queries: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    which: Sequence[int] | None = None,
+    persons: npt.NDArray[np.int64] | None = None,
+) -> Neighbours:
     """The nearest target of every query in feature space, whichever mirror image of the query is nearer.
 
     Args:
         queries, targets: ``[N, 2, F]`` and ``[M, 2, F]``; of the targets only [:, 0] is used.
         which: the queries that are asked for; all if absent.
+        persons: ``[M]`` whose the targets are; a person each if absent.
     """
     numbers = range(len(queries)) if which is None else which
-    rows = [_nearest_of(queries[number], targets[:, 0]) for number in numbers]
+    whose = np.arange(len(targets)) if persons is None else persons
+    rows = [_nearest_of(queries[number], targets[:, 0], whose) for number in numbers]
     index, mirrored, distance, ratio = zip(*rows, strict=True)
     shifts = np.zeros((len(rows), 3), np.int64)
     return Neighbours(np.array(index), np.array(mirrored), shifts, np.array(distance, float), np.array(ratio, float))
 
 
-def _nearest_of(query: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[int, bool, float, float]:
+def _nearest_of(
+    query: npt.NDArray[Any], targets: npt.NDArray[Any], persons: npt.NDArray[np.int64]
+) -> tuple[int, bool, float, float]:
     both = np.stack([np.linalg.norm(targets - image, axis=1) for image in query])  # [2, M]
     best = both.min(axis=0)
     index = int(best.argmin())
-    ordered = np.sort(best)[:CANDIDATES]
-    distance = max(float(ordered[0]), SMALLEST)
+    order = np.argsort(best, kind="stable")
+    order = order[persons[order] != persons[index]]
+    _, first = np.unique(persons[order], return_index=True)  # of each other person the nearest
+    others = best[order[np.sort(first)[: CANDIDATES - 1]]]
+    distance = max(float(best[index]), SMALLEST)
     return (
         index,
         bool(both[1, index] < both[0, index]),
         distance,
-        distance / max(float(np.median(ordered[1:])), SMALLEST),
+        distance / max(float(np.median(others)), SMALLEST),
     )

@@ -23,7 +23,9 @@ Triple = tuple[int, int, int]
 
 LONGEST = 64  # voxels along an axis of the working grid, at most
 FEWEST = 10  # volumes without which nothing here means anything
+FEWEST_PEOPLE = 3  # in the reference: whoever is left out, a nearest one and another to compare it with remain
 SHORTEST = 16  # voxels along an axis, at least: on fewer there is no anatomy
+PERSON = "participant_id"
 LOW, HIGH = 1.0, 98.0  # percentiles that become 0 and 1: air, and about white matter of a T1-weighted head
 
 
@@ -112,6 +114,14 @@ class Volumes:
         return pd.DataFrame(self.covariates)
 
     @cached_property
+    def persons(self) -> npt.NDArray[np.int64]:
+        """``[N]`` a number for every volume's participant, in order of first appearance; volumes without a covariate
+        ``participant_id`` are of a person each."""
+        numbers: dict[object, int] = {}
+        whose = [row.get(PERSON, ("nobody", index)) for index, row in enumerate(self.covariates)]
+        return np.array([numbers.setdefault(who, len(numbers)) for who in whose], np.int64)
+
+    @cached_property
     def checksums(self) -> list[str]:
         """sha256 of every sample's voxels."""
         return [str(entry["sha256"]) for entry in self.corpus.entries()]
@@ -137,6 +147,11 @@ def check_comparable(synthetic: Volumes, reference: Volumes, held_out: Volumes |
                 f"the {volumes.role} corpus '{volumes.corpus.path}' lacks {len(missing)} shard(s); run its generate "
                 "command again to finish it"
             )
+    if (people := len(set(reference.persons.tolist()))) < FEWEST_PEOPLE:
+        raise UserError(
+            f"the reference corpus '{reference.corpus.path}' holds volumes of {people} participant(s); an audit needs "
+            f"{FEWEST_PEOPLE} or more"
+        )
     if min(synthetic.shape) < SHORTEST:
         raise UserError(
             f"the volumes of '{synthetic.corpus.path}' are {_grid(synthetic)}; an audit needs {SHORTEST} voxels or more "

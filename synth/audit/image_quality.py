@@ -49,6 +49,10 @@ class Quality:
     synthetic: dict[str, npt.NDArray[np.float64]]
     reference: dict[str, npt.NDArray[np.float64]]
 
+    def sets(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        """Both, by role."""
+        return {"synthetic": self.synthetic, "reference": self.reference}
+
     def as_json(self) -> dict[str, Any]:
         """Metric → percentiles of both and of 1,101 real scans, and how many synthetic volumes lie in either range."""
         real = real_percentiles()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from synth.audit.grid import Volumes
 from synth.audit.groups import NAMES, labels_of
+from synth.audit.image_quality import Quality
+from synth.audit.lineage import shared_people, without_record
 from synth.audit.listening import not_measured
 from synth.audit.measuring import Measured
 
 
-def not_judged(made: Volumes, real: Volumes, apart: Volumes | None, measured: Measured) -> list[str]:
-    """Sentences on what this audit cannot say."""
-    said = []
+def not_judged(made: Volumes, real: Volumes, apart: Volumes | None, measured: Measured, quality: Quality) -> list[str]:
+    """Sentences on what this audit cannot say, beside what the gate lacks."""
+    said = [sentence for sentence in (without_record(made), shared_people(real, apart)) if sentence]
     if apart is None:
         said.append(
             "No held-out volumes were given. Whether samples tell training volumes from others (membership), and whether "
@@ -25,6 +29,13 @@ def not_judged(made: Volumes, real: Volumes, apart: Volumes | None, measured: Me
         )
     if poor := [NAMES[name] for name in measured.mm3 if name not in measured.trusted]:
         said.append(f"Not measured well enough to compare with what was asked: {', '.join(poor)}.")
+    if silent := [
+        role for role, found in quality.sets().items() if not any(np.isfinite(m).any() for m in found.values())
+    ]:
+        said.append(
+            f"Image quality was not measured on the {' and '.join(silent)} volumes: in none of them were white matter, grey "
+            "matter and CSF found."
+        )
     if made.corpus.image_shape[0] > 1:
         said.append("Only the first channel was looked at.")
     if made.factor > 1:

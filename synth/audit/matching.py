@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +132,11 @@ class Targets:
     indices: npt.NDArray[np.int64]
     prints: Floats
 
+    @property
+    def persons(self) -> npt.NDArray[np.int64]:
+        """``[M]`` whose they are."""
+        return self.details.volumes.persons[self.indices]
+
     def only(self, places: Sequence[int]) -> Targets:
         """Some of them, by their place in ``indices``."""
         return Targets(self.details, self.indices[list(places)], self.prints[list(places)])
@@ -146,11 +152,11 @@ def nearest(
         targets: where to look.
         scale: of fingerprints.
         show: told (queries done, all).
-        own: queries and targets are of one corpus, and no volume is its own neighbour.
+        own: queries and targets are of one corpus, and no volume of a person is a neighbour of that person's.
     """
     rows = []
     for done, index in enumerate(which, 1):
-        rows.append(_nearest_of(queries[index], targets, scale, index if own else None))
+        rows.append(_nearest_of(queries[index], targets, scale, int(queries.volumes.persons[index]) if own else None))
         show(done, len(which))
     found, mirrored, shifts, distances, ratios = zip(*rows, strict=True)
     return Neighbours(
@@ -163,11 +169,11 @@ def _nearest_of(
 ) -> tuple[int, bool, Triple, float, float]:
     images = (evened, np.ascontiguousarray(evened[::-1]))
     likeness = np.stack([targets.prints @ scale(fingerprint(image)) for image in images])  # [2, M]
-    best = np.where(targets.indices == (-1 if own is None else own), -np.inf, likeness.max(axis=0))
-    candidates = np.argsort(-best, kind="stable")[: min(CANDIDATES, int(np.isfinite(best).sum()))]
+    persons = targets.persons
+    best = np.where(persons == (-1 if own is None else own), -np.inf, likeness.max(axis=0))
     probes: dict[int, Probe] = {}
     tried = []
-    for candidate in candidates:
+    for candidate in candidates_of(best, persons):
         mirrored = int(likeness[1, candidate] > likeness[0, candidate])
         if mirrored not in probes:
             probes[mirrored] = Probe.of(images[mirrored])
@@ -175,7 +181,19 @@ def _nearest_of(
         target = targets.details[number]
         shift = probes[mirrored].best_shift(target)
         left = max(probes[mirrored].unexplained(target, shift), SMALLEST)
-        tried.append((left, number, bool(mirrored), shift))
+        tried.append((left, number, bool(mirrored), shift, int(persons[candidate])))
     tried.sort(key=lambda row: row[:2])
-    distance, found, is_mirrored, shift = tried[0]
-    return found, is_mirrored, shift, distance, distance / float(np.median([row[0] for row in tried[1:]]))
+    distance, found, is_mirrored, shift, whose = tried[0]
+    others = {person: left for left, *_, person in reversed(tried) if person != whose}  # of each person the nearest
+    return found, is_mirrored, shift, distance, distance / float(np.median(list(others.values())))
+
+
+def candidates_of(likeness: npt.NDArray[Any], persons: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The places of ``CANDIDATES`` volumes most alike and of the volume most alike of as many persons: the same where
+    everybody has one volume. Those that are infinitely unlike are left out."""
+    ranked = np.argsort(-likeness, kind="stable")[: int(np.isfinite(likeness).sum())]
+    _, first = np.unique(persons[ranked], return_index=True)
+    chosen: npt.NDArray[np.int64] = ranked[
+        sorted({*range(min(CANDIDATES, len(ranked))), *np.sort(first)[:CANDIDATES].tolist()})
+    ]
+    return chosen

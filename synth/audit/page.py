@@ -78,12 +78,13 @@ class Drawer:
 def verdict(results: dict[str, Any]) -> str:
     """The first lines: the gate, and the few figures that matter most."""
     judged, copies = results["verdict"], results["copies"]
-    word, kind = ("passes", "") if judged["passes"] else ("fails", " fails")
+    kind = "" if judged["passes"] else " fails"
     lines = [
-        f'<p><span class="word">The gate {word}.</span> {copies["count"]} of {copies["samples"]} samples '
+        f'<p><span class="word">The gate {judged["state"]}.</span> {copies["count"]} of {copies["samples"]} samples '
         f"({percent(copies['rate'])}; 95 % interval {percent(copies['low'])} to {percent(copies['high'])}) are judged copies "
         f"of reference volumes; at most {percent(judged['max_copies'])} may be.</p>"
     ]
+    lines += [f"<p>{escape(sentence)}</p>" for sentence in judged["why"]]
     auc = copies["pixels"].get("membership_auc")
     if auc is not None:
         lines.append(
@@ -126,7 +127,8 @@ def copies(found: Findings, draw: Drawer) -> str:
         "its detail leaves unexplained is measured; features are compared likewise. That distance is divided by the median "
         "distance of the next candidates: an ordinary head lies about as near to several others, a copy far nearer to one. "
         f"The threshold comes from {results['threshold_from']}, aimed at far fewer than 1 % false alarms; a sample below it in "
-        "either space is judged a copy.</p>"
+        f"either space is judged a copy. Of {results['known']['count']} near-copies made of the reference itself, "
+        f"{results['known']['found']} would be.</p>"
         + draw(
             pictures.ratios(found),
             "ratios",

@@ -60,19 +60,7 @@ class Planted(Generator):
         """Which volume, and what is done to it."""
         if rng.random() >= self.share:
             return {"new": self.generator.draw(rng)}
-        return {
-            "copy_of": int(rng.integers(len(self.source))),
-            "shift": [float(s) for s in rng.uniform(-SHIFT_VOXELS, SHIFT_VOXELS, 3)],
-            "gain": float(rng.uniform(*GAIN)),
-            "offset": float(rng.uniform(*OFFSET)),
-            "gamma": float(rng.uniform(*GAMMA)),
-            "noise": float(rng.uniform(*NOISE)),
-            "noise_seed": new_seed(rng),
-            "mirrored": bool(rng.random() < 0.5),
-            "turned": [int(rng.integers(3)), self.rotation * float(rng.choice([-1, 1]))],
-            "zoom": self.zoom,
-            "blur": self.blur,
-        }
+        return {"copy_of": int(rng.integers(len(self.source))), **change(rng, self.rotation, self.zoom, self.blur)}
 
     def render(self, params: Params) -> Sample:
         """The volume ``[C, D, H, W]``; covariates are those of the volume it comes from."""
@@ -89,6 +77,22 @@ class Planted(Generator):
         further = about.pop("parents")
         licence = "; ".join(about["licences"]) or "none named"
         return [{**about, "sha256": about["identity"], "licence": licence}, *further]
+
+
+def change(rng: np.random.Generator, rotation: float = 0.0, zoom: float = 1.0, blur: float = 0.0) -> Params:
+    """What is done to one near-copy, for :func:`changed`."""
+    return {
+        "shift": [float(s) for s in rng.uniform(-SHIFT_VOXELS, SHIFT_VOXELS, 3)],
+        "gain": float(rng.uniform(*GAIN)),
+        "offset": float(rng.uniform(*OFFSET)),
+        "gamma": float(rng.uniform(*GAMMA)),
+        "noise": float(rng.uniform(*NOISE)),
+        "noise_seed": new_seed(rng),
+        "mirrored": bool(rng.random() < 0.5),
+        "turned": [int(rng.integers(3)), rotation * float(rng.choice([-1, 1]))],
+        "zoom": zoom,
+        "blur": blur,
+    }
 
 
 def changed(image: Floats, params: Params) -> Floats:

@@ -15,6 +15,7 @@ from synth.audit.copies import Copies, Space, threshold_of
 from synth.audit.fingerprint import Scale
 from synth.audit.grid import Volumes, some
 from synth.audit.matching import Details, Neighbours, Show, Targets, nearest
+from synth.audit.power import KnownCopies
 
 Bar = Callable[[str], AbstractContextManager[Show]]
 """A title → a progress bar: a context whose value is told (done, all)."""
@@ -33,6 +34,7 @@ def find_copies(
     held_out: Volumes | None,
     described: Sequence[Vectors],
     bar: Bar,
+    seed: int = 0,
 ) -> Copies:
     """Look for copies in both spaces.
 
@@ -41,10 +43,14 @@ def find_copies(
         described: standardised features ``[N, 2, F]`` of the reference, the samples and, if there are any, the held-out
             volumes.
         bar: of progress.
+        seed: of the known copies.
     """
-    pixels = PixelSearch(synthetic, reference, held_out, bar).space()
+    search = PixelSearch(synthetic, reference, held_out, bar)
+    pixels = search.space()
     apart = described[2] if held_out is not None else None
-    return Copies(pixels, in_features(described[1], described[0], apart), 0 if apart is None else len(apart))
+    space = in_features(described[1], described[0], apart, reference.persons)
+    known = search.ratios(KnownCopies(reference.corpus, seed=seed)) < pixels.threshold
+    return Copies(pixels, space, 0 if apart is None else len(apart), known)
 
 
 def clean_threshold(clean: npt.NDArray[np.float64], left_out: Callable[[], npt.NDArray[np.float64]]) -> float:
@@ -83,6 +89,10 @@ class PixelSearch:
     def _left_out(self) -> npt.NDArray[np.float64]:
         return self._nearest(self.trained, self.training, some(len(self.trained), LEFT_OUT), own=True).ratio
 
+    def ratios(self, volumes: Volumes) -> npt.NDArray[np.float64]:
+        """``[N]`` of other volumes against the reference."""
+        return self._nearest(Details(volumes), self.training).ratio
+
     def space(self) -> Space:
         """All searches."""
         samples = self._nearest(self.made, self.training)
@@ -104,29 +114,31 @@ class PixelSearch:
         )
 
 
-def _left_out(trained: Vectors) -> npt.NDArray[np.float64]:
-    """Ratios of reference volumes, a fifth at a time, whitened by the other fifths and compared with these: just as new
-    volumes are."""
+def _left_out(trained: Vectors, persons: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Ratios of reference volumes, those of a fifth of the persons at a time, whitened by the other fifths and compared with
+    these: just as new volumes are."""
     found = []
     for fold in range(FOLDS):
-        asking = np.arange(len(trained)) % FOLDS == fold
-        known, queries = features.whitened_by(trained[~asking], trained[asking])
-        found.append(features.nearest(queries, known, some(len(queries), LEFT_OUT // FOLDS)).ratio)
+        asking = persons % FOLDS == fold
+        if asking.any():
+            known, queries = features.whitened_by(trained[~asking], trained[asking])
+            which = some(len(queries), LEFT_OUT // FOLDS)
+            found.append(features.nearest(queries, known, which, persons[~asking]).ratio)
     return np.concatenate(found)
 
 
-def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space:
-    """Feature space: the same searches among features ``[N, 2, F]``, whitened.
+def in_features(made: Vectors, trained: Vectors, apart: Vectors | None, persons: npt.NDArray[np.int64]) -> Space:
+    """Feature space: the same searches among features ``[N, 2, F]``, whitened; ``persons`` says whose the trained are.
 
     Copies are looked for in units of the whole reference. Where training and held-out volumes are compared with one
     another, units come from as many of both: units from training volumes alone would make these seem nearer.
     """
     known, asking, *strangers_asking = features.whitened_by(trained, made, *([] if apart is None else [apart]))
-    samples = features.nearest(asking, known)
+    samples = features.nearest(asking, known, persons=persons)
     if apart is None:
-        clean = _left_out(trained)
+        clean = _left_out(trained, persons)
         return Space("features", samples, clean, threshold_of(clean))
-    clean = features.nearest(strangers_asking[0], known).ratio
+    clean = features.nearest(strangers_asking[0], known, persons=persons).ratio
     as_many = min(len(apart), len(trained))
     members, strangers = trained[some(len(trained), as_many)], apart[some(len(apart), as_many)]
     _, made, members, strangers = features.whitened_by(np.concatenate([members, strangers]), made, members, strangers)
@@ -134,7 +146,7 @@ def in_features(made: Vectors, trained: Vectors, apart: Vectors | None) -> Space
         "features",
         samples,
         clean,
-        clean_threshold(clean, lambda: _left_out(trained)),
+        clean_threshold(clean, lambda: _left_out(trained, persons)),
         features.nearest(made, strangers).distance,
         features.nearest(made, members).distance,
         features.nearest(members, made).ratio,

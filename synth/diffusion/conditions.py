@@ -83,8 +83,10 @@ class Condition:
 def learn(corpus: Corpus, names: Sequence[str]) -> list[Condition]:
     """Ranges and categories of the named covariates in a corpus. ``name=a+b`` names a sum of covariates.
 
+    Volumes that lack one are trained untold of it; how many is printed.
+
     Raises:
-        UserError: no name, a name twice, one that the corpus lacks, or one that some volumes lack.
+        UserError: no name, a name twice, one that the corpus lacks, or one that no volume has.
     """
     asked = [_parted(word) for word in names]
     if not asked or len({name for name, _ in asked}) != len(asked):
@@ -119,8 +121,10 @@ def _known(corpus: Corpus, name: str, parts: tuple[str, ...], held: Sequence[str
 def _learn_one(corpus: Corpus, name: str, parts: tuple[str, ...], rows: Sequence[Mapping[str, Covariate]]) -> Condition:
     there = Condition(name, parts=parts)
     values = [value for value in (there.value(row) for row in rows) if value is not None]
+    if not values:
+        raise UserError(f"no volume of '{corpus.path}' has all of covariate '{name}'; expected it in some at least")
     if missing := len(rows) - len(values):
-        raise UserError(f"covariate '{name}' is missing in {missing} volume(s) of '{corpus.path}'; expected it in all")
+        print(f"{name}: {missing} of {len(rows)} volumes do not have it; the model is left untold of it there")
     if not any(isinstance(value, str) for value in values):
         low, high = np.quantile(np.array(values, np.float64), _ends(len(values)))
         return Condition(name, float(low), float(high), parts=parts)

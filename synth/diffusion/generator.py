@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from synth.diffusion.conditions import encode
-from synth.diffusion.people import Masks, People, Ranges, Table, narrowed
+from synth.diffusion.people import Masks, People, Ranges, Table, asked_for, narrowed
 from synth.diffusion.weights import open_weights
 from synth.errors import UserError
 from synth.generator import Generator, Params
@@ -41,7 +41,10 @@ class Diffusion(Generator):
         sampler: ddim or pndm (of noise and v), adams_bashforth or rectified_flow (Euler) of a flow; the first if not given.
         ages: youngest,oldest in years, within the trained range; the trained range if absent.
         diagnoses: only these; all of the trained ones if absent.
-        people: tab-separated table with a column for every condition; each volume's person is one of its rows.
+        asked: of any condition one value, low:high or words, such as sex=F,ventricular_volume=20000:40000,site=A|B; the
+            trained ranges of those not named.
+        people: tab-separated table with a column for every condition; each volume's person is one of its rows, numbers
+            outside the trained range at its end.
         masks: corpus with label maps that volumes follow and come with; the weights need a ControlNet for it.
         untold: conditions that are left to the model.
         batch: volumes that the networks see at once; where that would change their bits from place to place (found out
@@ -58,6 +61,7 @@ class Diffusion(Generator):
         sampler: Literal["ddim", "pndm", "adams_bashforth", "rectified_flow"] | None = None,
         ages: tuple[float, float] | None = None,
         diagnoses: tuple[str, ...] = (),
+        asked: str = "",
         people: Path | None = None,
         masks: Path | None = None,
         untold: tuple[str, ...] = (),
@@ -68,33 +72,42 @@ class Diffusion(Generator):
         self.conditions = self.weights.conditions
         self.sampler = self._sampler(sampler)
         self.steps = int(steps or self.weights.steps(self.sampler))
+        self.weights.check_steps(self.steps)
         self.guidance = self.weights.guidance if guidance is None else float(guidance)
         if self.guidance != 1 and not self.weights.guided:
             raise UserError(
                 f"guidance is {guidance}, but the weights '{weights}' were never trained without conditions; leave it at 1"
             )
         self.untold, self.batch = tuple(untold), int(batch)
-        self._check_told(ages, tuple(diagnoses), people, masks)
-        self.people = self._people(ages, tuple(diagnoses), people, masks)
+        self._check_told(ages, tuple(diagnoses), asked, people, masks)
+        self.people = self._people(ages, tuple(diagnoses), asked, people, masks)
 
     def _people(
         self,
         ages: tuple[float, float] | None,
         diagnoses: tuple[str, ...],
+        asked: str,
         people: Path | None,
         masks: Path | None,
     ) -> People:
         told = [condition for condition in self.conditions if condition.name not in self.untold]
+        partly = bool(self.weights.config.get("untold_each"))
         if masks is not None:
-            return Masks(Path(masks), told, self.weights.shape, self.weights.labels)
+            return Masks(Path(masks), told, self.weights.shape, self.weights.labels, partly)
         if people is not None:
-            return Table(Path(people), told)
-        return Ranges([narrowed(condition, ages, diagnoses) for condition in told])
+            return Table(Path(people), told, partly)
+        wished = asked_for(asked, told)
+        drawn = [narrowed(condition, ages, diagnoses) for condition in told]
+        both = [a.name for a, b, c in zip(told, wished, drawn, strict=True) if a not in (b, c)]
+        if both:
+            raise UserError(f"{both[0]} is asked for twice, in asked and in ages or diagnoses; give one")
+        return Ranges([b if b != a else c for a, b, c in zip(told, wished, drawn, strict=True)])
 
     def _check_told(
         self,
         ages: tuple[float, float] | None,
         diagnoses: tuple[str, ...],
+        asked: str,
         people: Path | None,
         masks: Path | None,
     ) -> None:
@@ -106,8 +119,10 @@ class Diffusion(Generator):
                     f"{option} was given, but the weights '{self.weights.path}' are not told {name}; they are told "
                     f"{', '.join(known)}"
                 )
-        if bool(ages or diagnoses) + (people is not None) + (masks is not None) > 1:
-            raise UserError("people come from ages and diagnoses, or from --generator.people, or from masks; give one")
+        if bool(ages or diagnoses or asked) + (people is not None) + (masks is not None) > 1:
+            raise UserError(
+                "people come from asked, ages and diagnoses, or from --generator.people, or from masks; give one"
+            )
         if masks is not None and not self.weights.controlled:
             raise UserError(
                 f"masks were given, but the weights '{self.weights.path}' have no ControlNet; train with --control.steps"
@@ -158,7 +173,11 @@ class Diffusion(Generator):
         """Volumes that the networks see at once: ``batch``, or 1 where a volume's bits would depend on its place."""
         from synth.diffusion.sampling import places_agree
 
-        return self.batch if self.batch > 1 and places_agree(self._networks, self.batch, self.conditions) else 1
+        followed = isinstance(self.people, Masks)
+        alike = self.batch > 1 and places_agree(
+            self._networks, self.batch, self.conditions, self.weights.shape, followed
+        )
+        return self.batch if alike else 1
 
     def _together(self, batch: Sequence[Params]) -> list[Sample]:
         import torch

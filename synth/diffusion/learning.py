@@ -233,12 +233,16 @@ def precision_for(asked: str, size: Size, shape: Sequence[int]) -> str:
     the time of a step on CPU cores that do.
 
     Not on a CPU when the coarsest level is small: torch 2.13's bfloat16 gradients of a 3D convolution held NaN in 7 of
-    40 steps at 2×2×2 cells, in none of 40 at 3×3×3.
+    40 steps at 2×2×2 cells, in none of 40 at 3×3×3. A GPU that only emulates bfloat16 (before NVIDIA's Ampere) computes in 32
+    bits, which is said: emulated it is slower, and 16-bit floats with scaled losses are not offered.
     """
     if asked != "auto":
         return "bf16-mixed" if asked == "bf16" else "32-true"
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed"
+        print("this GPU does not compute in bfloat16; training in 32 bits takes more time and memory")
+        return "32-true"
     native = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
     coarsest = min(-(-n // size.multiple) for n in shape)
     return "bf16-mixed" if native and coarsest >= BF16_LEAST_CELLS else "32-true"

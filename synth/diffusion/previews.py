@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from synth.corpus import Corpus
 from synth.diffusion.conditions import Condition, encode
 from synth.diffusion.learning import Learning
-from synth.diffusion.networks import Autoencoder
+from synth.diffusion.networks import Autoencoder, Control
 from synth.diffusion.processes import make_sampler
 from synth.diffusion.sampling import Networks, decode, noise_of, sample_latent
 from synth.diffusion.settings import SAMPLERS, STEPS
-from synth.diffusion.stages import Frame, Latents
+from synth.diffusion.stages import Frame, Latents, LearnControl
 from synth.picture import save_png, slices
 
 PICTURED = 4
@@ -64,21 +64,58 @@ class Preview:
         prediction: str,
     ) -> Callable[[Path], None]:
         """A function that draws a sample of every pictured volume's person, in three planes."""
-        sampler = SAMPLERS[prediction][0]
-        people = [self.corpus.entry(index)["covariates"] for index in self.indices]
-        vector = torch.from_numpy(np.stack([encode(conditions, person) for person in people]))
-        noise = np.stack([noise_of(seed, tuple(latents.centre.shape)) for seed in range(len(people))])
+        vector = self._told(conditions)
 
         def draw(path: Path) -> None:
             device, decoder = stage.device, autoencoder.to(stage.device).eval()
             with _at_rest(stage.kept):
                 networks = Networks(decoder, stage.kept, latents.centre[None].to(device), latents.scale, self.frame)
-                walk = make_sampler(sampler, prediction, STEPS[sampler])
-                drawn = sample_latent(networks, walk, torch.from_numpy(noise).to(device), vector.to(device))
-                volumes = decode(networks, drawn, _whole(self.corpus))
+                volumes = self._sampled(networks, prediction, vector)
             save_png(sheet([[volume[0]] for volume in volumes]), path)
 
         return draw
+
+    def controlled(self, stage: LearnControl, conditions: Sequence[Condition]) -> Callable[[Path], None]:
+        """A function that draws the label map of every pictured volume and the sample that follows it, in three planes."""
+        vector = self._told(conditions)
+        labels = np.stack([self._label(index) for index in self.indices])
+        ranks = np.searchsorted(np.array(self.frame.labels), labels) / max(1, len(self.frame.labels) - 1)
+        prediction, latents = stage.options.prediction, stage.latents
+
+        def draw(path: Path) -> None:
+            device, control = stage.device, stage.kept
+            assert isinstance(control, Control)
+            fixed: Any = stage.fixed
+            autoencoder, unet = (network.to(device) for network in fixed)
+            with _at_rest(control):
+                centre = latents.centre[None].to(device)
+                networks = Networks(autoencoder, unet, centre, latents.scale, self.frame, control)
+                volumes = self._sampled(networks, prediction, vector, torch.from_numpy(labels))
+            rows = zip(ranks.astype(np.float32), volumes, strict=True)
+            save_png(sheet([[rank, volume[0]] for rank, volume in rows]), path)
+
+        return draw
+
+    def _label(self, index: int) -> npt.NDArray[Any]:
+        label = self.corpus.label(index)
+        assert label is not None
+        return label
+
+    def _told(self, conditions: Sequence[Condition]) -> Tensor:
+        """Condition vectors ``[4, K]`` of the pictured volumes' people."""
+        people = [self.corpus.entry(index)["covariates"] for index in self.indices]
+        return torch.from_numpy(np.stack([encode(conditions, person) for person in people]))
+
+    def _sampled(
+        self, networks: Networks, prediction: str, vector: Tensor, label: Tensor | None = None
+    ) -> npt.NDArray[np.float32]:
+        """A volume ``[1, D, H, W]`` of each, from the same noise in every picture."""
+        device, sampler = networks.centre.device, SAMPLERS[prediction][0]
+        noise = np.stack([noise_of(seed, tuple(networks.centre.shape[1:])) for seed in range(len(vector))])
+        walk = make_sampler(sampler, prediction, STEPS[sampler])
+        followed = None if label is None else label.to(device)
+        drawn = sample_latent(networks, walk, torch.from_numpy(noise).to(device), vector.to(device), label=followed)
+        return decode(networks, drawn, _whole(self.corpus))
 
 
 def _whole(corpus: Corpus) -> tuple[int, int, int]:

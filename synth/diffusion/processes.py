@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,21 +37,28 @@ def noisy_and_wanted(prediction: str, latent: Tensor, noise: Tensor, times: Tens
 
 
 class DDIM:
-    """DDIM (Song et al. 2021) at evenly spaced timesteps that begin at pure noise.
+    """DDIM (Song et al. 2021) at evenly spaced timesteps that begin at pure noise and end at a clean latent.
 
     MONAI's own list of timesteps (a linspace) is not spaced as its ``step`` assumes (``T // steps``), so latents would
-    be taken for noisier than they are; the list is set anew, counted down from T as Lin et al. 2024 advise.
+    be taken for noisier than they are; the list is set anew, counted down from T as Lin et al. 2024 advise. Where the
+    number of steps does not divide T, distances differ by one, and ``step`` is told each of them.
     """
 
     def __init__(self, prediction: str, steps: int) -> None:
         self.core = DDIMScheduler(TRAIN_TIMESTEPS, prediction_type=prediction, clip_sample=False, **BETAS)
-        self.core.set_timesteps(steps)
-        self.times: list[int] = (TRAIN_TIMESTEPS - 1 - torch.arange(steps) * (TRAIN_TIMESTEPS // steps)).tolist()
+        ends = [
+            TRAIN_TIMESTEPS - 1 - at * TRAIN_TIMESTEPS // steps for at in range(steps + 1)
+        ]  # the last, -1, is clean
+        self.times: list[int] = ends[:-1]
+        self.following = dict(pairwise(ends))
         self.clean = torch.empty(0)
 
     def step(self, answer: Tensor, at: int, latent: Tensor) -> Tensor:
         """The latent at the next of ``times``, from the U-Net's answer at place ``at`` of them."""
-        latent, self.clean = self.core.step(answer, self.times[at], latent)
+        time = self.times[at]
+        # MONAI's step goes num_train_timesteps // num_inference_steps back
+        self.core.num_train_timesteps, self.core.num_inference_steps = time - self.following[time], 1
+        latent, self.clean = self.core.step(answer, time, latent)
         return latent
 
     def end(self, latent: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ NAMES = {
 MD5 = {"autoencoder": "329e97b3085643ff235f11f049856242", "diffusion": "21c3047556fb671caf0556f1cce6ef22"}
 """Of the published files (model-zoo, large_files.yml)."""
 STEPS = 50
+TRAINED = 1000  # timesteps
 AFFINE = [[1, 0, 0, -78.51850128], [0, 1, 0, -125.47715759], [0, 0, 1, -60.55375671], [0, 0, 0, 1]]
 """Of 160×224×160 voxels of 1 mm, after the flip: x = 96.48149872 - 16 - 159, y and z the saver's plus 16 and 96."""
 CONDITIONS = (
@@ -71,6 +72,16 @@ class BundleWeights(DiffusionWeights):
     def steps(self, sampler: str) -> int:
         """Denoising steps of the bundle."""
         return STEPS
+
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError where the published list of timesteps (distance 1000 // steps, ending at 0) begins two steps or
+        more short of pure noise."""
+        distance = TRAINED // steps
+        if TRAINED - distance * steps >= distance:
+            raise UserError(
+                f"steps is {steps}; with so many the published sampler would begin at timestep {distance * (steps - 1)} of "
+                f"{TRAINED}, far from noise; expected a number that divides {TRAINED}, such as 50, 250, 500 or 1000"
+            )
 
     @property
     def frame(self) -> Frame:

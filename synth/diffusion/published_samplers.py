@@ -16,6 +16,7 @@ class LeadingDDIM:
 
     They end at 0 and begin a step short of pure noise: 980, 960, … 0 for 50 steps ("leading" in Lin et al. 2024). MONAI
     since then spreads its list from 999 to 0, but its step still assumes a distance of T // steps; so the list is set here.
+    With a number of steps that does not divide T well it would begin far from noise: the bundle's weights refuse it.
     """
 
     def __init__(self, steps: int) -> None:

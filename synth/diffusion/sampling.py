@@ -77,9 +77,7 @@ def sample_latent(
     ``guidance`` 1 follows the conditions as trained; above, they are exaggerated (classifier-free guidance, Ho &
     Salimans 2022) at twice the cost.
     """
-    rest: tuple[Any, ...] = ()
-    if label is not None and networks.control is not None:
-        rest = (networks.control, networks.control.embed(networks.frame.places(label)))
+    rest = _followed(networks, label)
     nothing = torch.full_like(vector, UNTOLD)
     latent = noise
     for at, time in enumerate(sampler.times):
@@ -92,21 +90,52 @@ def sample_latent(
     return sampler.end(latent)
 
 
-def places_agree(networks: Networks, count: int, conditions: Sequence[Condition]) -> bool:
-    """Whether a latent comes out with the same bits from every place of a batch of ``count``.
+def places_agree(
+    networks: Networks, count: int, conditions: Sequence[Condition], shape: tuple[int, int, int], followed: bool = False
+) -> bool:
+    """Whether a volume comes out with the same bits from every place of a batch of ``count``, whatever is beside it.
 
-    Matrix products of few rows may sum rows in different orders: on the CPUs tried places of batches of 2 and 3 differed,
-    places of batches of 4 and 8 agreed.
+    Different latents, timesteps, conditions and, where label maps are ``followed``, different label maps ``shape`` = [D, H,
+    W] are shown in three arrangements: as they are, every one a place on, and the first at all places. Matrix products of
+    few rows may sum rows in different orders: on the CPUs tried places of batches of 2 and 3 differed, places of batches
+    of 4 and 8 agreed.
     """
     from synth.repeatable import repeatable
 
-    device, shape = networks.centre.device, tuple(networks.centre.shape[1:])
-    noise = torch.from_numpy(noise_of(0, shape)).to(device).expand(count, *shape).contiguous()
-    vector = torch.full((count, width(conditions)), 0.5, device=device)
-    times = torch.full((count,), TRAIN_TIMESTEPS // 2, device=device)
+    parts = _probes(networks, count, width(conditions), shape if followed else None)
+    orders = [torch.arange(count), torch.arange(count) - 1, torch.zeros(count, dtype=torch.long)]
     with repeatable():
-        answer = foretell(networks.unet, noise, times, vector)
-    return all(torch.equal(answer[0], other) for other in answer[1:])
+        answers = [_answered(networks, *(part[order] for part in parts)) for order in orders]
+        straight, moved, filled = answers
+        first = straight[:1]
+        volumes = decode(networks, first.expand(2, *first.shape[1:]).contiguous(), shape)
+    same = all(torch.equal(straight[at - 1], moved[at]) for at in range(count))
+    return same and all(torch.equal(first[0], other) for other in filled) and bool((volumes[0] == volumes[1]).all())
+
+
+def _probes(networks: Networks, count: int, told: int, labelled: tuple[int, int, int] | None) -> list[Tensor]:
+    """Noise, times, condition vectors and, on a grid ``labelled``, label maps of a batch, each volume's different."""
+    device, cells = networks.centre.device, tuple(networks.centre.shape[1:])
+    rng = rng_for(0, 0, "diffusion places")
+    parts = [
+        torch.from_numpy(np.stack([noise_of(seed, cells) for seed in range(count)])),
+        torch.linspace(TRAIN_TIMESTEPS - 1, 0, count).long(),
+        torch.from_numpy(rng.uniform(0, 1, (count, told)).astype(np.float32)),
+    ]
+    if labelled is not None:
+        parts.append(torch.from_numpy(rng.choice(networks.frame.labels, (count, *labelled))))
+    return [part.to(device) for part in parts]
+
+
+def _answered(networks: Networks, noise: Tensor, times: Tensor, vector: Tensor, label: Tensor | None = None) -> Tensor:
+    return foretell(networks.unet, noise, times, vector, *_followed(networks, label))
+
+
+def _followed(networks: Networks, label: Tensor | None) -> tuple[Any, ...]:
+    """ControlNet and what it is shown, where there are both."""
+    if label is None or networks.control is None:
+        return ()
+    return networks.control, networks.control.embed(networks.frame.places(label))
 
 
 def decode(networks: Networks, latent: Tensor, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:

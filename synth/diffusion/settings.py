@@ -210,7 +210,7 @@ class TrainOptions:
             ``brain_volume`` stand for theirs.
         networks: sizes.
         autoencoder, diffusion, control: the stages.
-        precision: auto takes bfloat16 where the processor computes in it.
+        precision: auto takes bfloat16 where the processor computes in it, else 32 bits.
         previews: pictures of reconstructions and samples while training, per stage.
         seed: of initialisation, order and noise.
     """

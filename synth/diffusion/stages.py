@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from synth.diffusion import networks
 from synth.diffusion.conditions import UNTOLD, Condition, spans
-from synth.diffusion.learning import Course, Learning
+from synth.diffusion.learning import Course, Learning, initialised
 from synth.diffusion.losses import Judges
 from synth.diffusion.processes import TRAIN_TIMESTEPS, noisy_and_wanted, shifted
 from synth.diffusion.settings import Autoencoding, Denoising
@@ -59,7 +59,8 @@ class LearnAutoencoder(Learning):
         super().__init__(net, course)
         self.frame, self.options = frame, options
         shape = frame.image(torch.zeros(1, 1, 1, 1, 1)).shape[2:]
-        self.judges = Judges(options, (shape[0], shape[1], shape[2]))
+        padded = (shape[0], shape[1], shape[2])
+        self.judges: Judges = initialised(course.seed, lambda: Judges(options, padded))  # a discriminator is drawn too
         self.pair: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # images of the last step, and back
 
     def loss_of(self, batch: Batch, step: int) -> Tensor:

@@ -35,6 +35,8 @@ from synth.diffusion.weights import (
     FORMAT_VERSION,
     LATENT_MEAN,
     DiffusionWeights,
+    digest,
+    digest_of,
     open_weights,
 )
 from synth.errors import UserError
@@ -81,7 +83,7 @@ def train_diffusion(corpus: Path, out: Path, options: TrainOptions) -> None:
     folder is finished when it has config.json.
 
     Raises:
-        UserError: no such corpus or an incomplete one, several channels or grids, a condition that it lacks, options
+        UserError: no such corpus or an incomplete one, several channels or grids, a condition that none of it has, options
             out of range, volumes too small, an ``out`` that holds something else, a loss that is no longer finite.
     """
     opened = _open(corpus)
@@ -90,7 +92,7 @@ def train_diffusion(corpus: Path, out: Path, options: TrainOptions) -> None:
     if options.control.steps and not opened.has_labels:
         raise UserError(f"corpus '{corpus}' has no label maps, which --control.steps needs; make it with LabelMap")
     given = _given(options, opened) if options.autoencoder.given else None
-    identity = hashlib.sha256(json.dumps([opened.identity(), dataclasses.asdict(options)]).encode()).hexdigest()
+    identity = _identity(opened, options, given)
     if not claim(out, identity, options):
         low, high = _intensity(opened) if given is None else (given.frame.low, given.frame.high)
         frame = Frame(low, high, margins, _labels(opened) if options.control.steps else ())
@@ -98,6 +100,27 @@ def train_diffusion(corpus: Path, out: Path, options: TrainOptions) -> None:
     else:
         print(f"{out}: already trained on this corpus with these options")
     finish(open_weights(out))
+
+
+def _identity(corpus: Corpus, options: TrainOptions, given: DiffusionWeights | None) -> str:
+    """Checksum of everything that a training depends on. Files count by what they hold: at another place they are the same,
+    and others at the same place are not.
+
+    Raises:
+        UserError: no such perceptual network.
+    """
+    told = dataclasses.asdict(options)
+    stage = told["autoencoder"]
+    if given is not None:
+        stage["given"] = digest_of(digest(given.path / AUTOENCODER), given.config["intensity"])
+    if stage["perceptual_network"]:
+        path = Path(stage["perceptual_network"])
+        if not path.is_file():
+            raise UserError(
+                f"there is no file '{path}' (--autoencoder.perceptual-network); expected a MedicalNet ResNet-10"
+            )
+        stage["perceptual_network"] = digest(path)
+    return hashlib.sha256(json.dumps([corpus.identity(), told]).encode()).hexdigest()
 
 
 def _train(training: Training, given: DiffusionWeights | None, identity: str) -> None:
@@ -248,6 +271,7 @@ def _learn_control(training: Training, latents: Latents, autoencoder: networks.A
         conditions=training.conditions,
         vectors=training.vectors(),
     )
+    stage.draw = Preview(training.corpus, training.frame).controlled(stage, training.conditions)
     loss = run(stage, training.stream(training.corpus, options.control.batch_size, labels=True))
     save(stage.kept, path, loss)
     return loss

@@ -78,6 +78,9 @@ class DiffusionWeights:
 
         return STEPS[sampler]
 
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError for a number of steps from 1 to 1000 that these weights' sampler cannot take; ours take all."""
+
     @property
     def guidance(self) -> float:
         """Usual guidance: as trained."""

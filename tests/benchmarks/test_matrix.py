@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.matrix import Matrix, ranked
+from benchmarks.matrix import Matrix
+from benchmarks.matrix_figures import ranked
 from benchmarks.recipe import read_recipe
+from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
 from tests.conftest import Run
+from tests.finetune.studies import make_study
 
 BLOBS = GeneratorSpec("pretrain.testing.Blobs", {})
 SMALL: dict[str, Any] = {
@@ -115,6 +121,62 @@ def test_a_stranger_s_generator_is_judged_beside_the_profile_s(
     assert {"sfcn_s, blobs, supervised, frozen", "sfcn_s, Stranger, supervised, frozen"} <= {
         row["name"] for row in rows
     }
+
+
+def test_an_installed_package_is_judged_by_the_name_it_gives_itself(
+    installed: Path, tmp_path: Path, in_subprocess: Callable[[str], dict[str, str]]
+) -> None:
+    (tmp_path / "profile.yaml").write_text(PROFILE.replace("[supervised]", "[simclr]"))
+    words = ["benchmark", "run", "--generator", "Onion", "--generator-options", "shells=4,noise=0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "brainloom", *words, "--profile", "profile.yaml", "--out", "report"],
+        cwd=tmp_path,
+        env=in_subprocess(str(installed)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "report" / "matrix.json").read_text())
+    assert told["options"]["sources"]["Onion"]["init_args"]["shells"] == 4
+    assert {one["source"] for one in told["ranking"]} == {"blobs", "Onion"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Sources at equal compute, best first: 1." in page and "Where sfcn-s" in page
+
+
+def test_what_a_generator_s_volumes_cannot_teach_is_said_on_the_page(tmp_path: Path) -> None:
+    matrix = Matrix({"blobs": BLOBS}, **{**SMALL, "backbones": ("sfcn_s",), "objectives": ("mae", "simclr")})
+    assert matrix.run(tmp_path) == 0
+    assert "Left out: sfcn_s-blobs-mae" in (tmp_path / "report.md").read_text()
+
+
+def test_a_recipe_s_profile_and_a_cohort_for_each_task(tmp_path: Path, checkout: Path) -> None:
+    from benchmarks.recipe import chosen_recipe
+
+    path = checkout / "benchmarks" / "recipes" / "dhinagar2023.yaml"
+    tiny: Any = chosen_recipe(path, False, None, (), ())
+    assert tiny.people is not None and list(tiny.sources) == ["synthetic", "scans (simulated)"] and not tiny.inits
+    words = tuple(f"{task}={tmp_path / task}" for task in ("ad", "pd", "age"))
+    full: Any = chosen_recipe(path, False, None, words, (f"ad={tmp_path / 'oasis'}",))
+    assert full.cohorts["pd"] == tmp_path / "pd" and full.externals == {"ad": tmp_path / "oasis"}
+    assert full.people is None and full.test_site is None and set(full.inits) == {"natural images", "video"}
+    with pytest.raises(UserError, match="people for age"):
+        chosen_recipe(path, False, None, words[:2], ())
+
+
+def test_a_task_that_its_cohort_cannot_serve_is_left_out_before_anything_is_made(
+    people: Corpus, tmp_path: Path
+) -> None:
+    few = make_study(tmp_path / "few", [f"sub-{n:02}" for n in range(6)])
+    options = {**SMALL, "backbones": ("sfcn_s",), "objectives": ("supervised",), "people": None}
+    matrix = Matrix({"blobs": BLOBS}, **options, tasks=("ad", "age"), cohorts={"ad": people.path, "age": few})
+    assert matrix.run(tmp_path / "out") == 0
+    told = json.loads((tmp_path / "out" / "matrix.json").read_text())
+    assert "expected at least" in told["left_out"]["age"] and {row["task"] for row in told["rows"]} == {"ad"}
+    with pytest.raises(UserError, match="expected at least"):
+        Matrix({"blobs": BLOBS}, **options, tasks=("age",), cohort=few).run(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -83,3 +83,35 @@ class Heads(Generator):
     def labels(self) -> dict[int, str]:
         """The numbers that are written."""
         return {number: label_table()[number].name for number in (0, VENTRICLE, *(n for _, n in SHELLS))}
+
+
+class Visits(Heads):
+    """Heads of people who come several times: the same head, somewhat moved, with another gain, noise and age.
+
+    Args:
+        visits: volumes of each person.
+        people: seed of the people.
+        named: whether ``participant_id`` says who it is.
+    """
+
+    def __init__(self, visits: int = 3, people: int = 0, named: bool = True) -> None:
+        super().__init__(label_maps=False)
+        self.visits, self.first, self.named = visits, people, named
+
+    def draw_at(self, index: int, rng: np.random.Generator) -> Params:
+        """A visit of person ``index // visits``."""
+        number = index // self.visits
+        whose = super().draw(rng_for(self.first, number, "person"))
+        visit = {"shift": rng.integers(-1, 2, 3).tolist(), "gain": float(rng.uniform(0.8, 1.2)), "seed": new_seed(rng)}
+        return {**whose, "visit": visit, "participant": f"sub-{number:03d}"}
+
+    def render(self, params: Params) -> Sample:
+        """The head; without a visit as :class:`Heads`."""
+        sample = super().render(params)
+        if "visit" not in params:
+            return sample
+        visit = params["visit"]
+        moved = np.roll(sample.image, visit["shift"], (1, 2, 3)) * visit["gain"]
+        noisy = moved + rng_for(visit["seed"], 0).normal(0, 0.02, moved.shape)
+        who = {"participant_id": params["participant"]} if self.named else {}
+        return Sample(noisy.clip(0).astype(np.float32), None, {**sample.covariates, **who}, sample.affine)

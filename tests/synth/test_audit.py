@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from synth.corpus import Corpus
 from synth.engine import Job, generate
 from synth.generator import GeneratorSpec
 from tests.conftest import ROOT, Run
+from tests.synth.heads import Heads
 
 HEADS = "tests.synth.heads.Heads"
 QUICK = ("--segmenter-steps", 30, "--pairs", 5)
+WIDE = ("--max-copies", 0.3)  # 12 or 20 samples without a copy leave up to 26 or 17 % possible
 
 
 def make(out: Path, count: int, seed: int, **options: object) -> Path:
@@ -48,7 +51,7 @@ def audited(corpora: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
     out = tmp_path_factory.mktemp("audits") / "fresh"
     words = ["synth", "audit", corpora["fresh"], "--reference", corpora["reference"], "--holdout", corpora["holdout"]]
-    assert brainloom.main([str(word) for word in (*words, "--out", out, *QUICK)]) == 0
+    assert brainloom.main([str(word) for word in (*words, "--out", out, *QUICK, *WIDE)]) == 0
     return out
 
 
@@ -60,7 +63,9 @@ def results(out: Path) -> dict[str, Any]:
 def test_new_heads_pass_the_gate(audited: Path) -> None:
     found = results(audited)
     assert found["copies"]["rate"] == 0
-    assert found["verdict"] == {"passes": True, "copies_rate": 0.0, "max_copies": 0.01}
+    assert found["copies"]["known"] == {"count": 20, "found": 20}
+    verdict = {"passes": True, "state": "passes", "why": [], "copies_rate": 0.0, "max_copies": 0.3}
+    assert found["verdict"] == {**verdict, "copies_high": found["copies"]["high"]}
 
 
 def test_copies_fail_the_gate_with_exit_code_1_and_pass_a_wider_one(
@@ -70,14 +75,68 @@ def test_copies_fail_the_gate_with_exit_code_1_and_pass_a_wider_one(
     answer = run(*words, "--out", tmp_path / "a")
     assert answer.code == 1
     assert "samples judged copies" in answer.out and "fails" in answer.out
-    rate = results(tmp_path / "a")["copies"]["rate"]
-    assert rate > 0.1
-    assert run(*words, "--out", tmp_path / "b", "--max-copies", rate).code == 0
+    copies = results(tmp_path / "a")["copies"]
+    assert copies["rate"] > 0.1
+    assert run(*words, "--out", tmp_path / "b", "--max-copies", copies["high"]).code == 0
+
+
+def test_too_few_samples_do_not_pass_a_gate_that_they_cannot_speak_of(
+    run: Run, corpora: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ("--reference", corpora["reference"], "--out", tmp_path / "audit", *QUICK)
+    answer = run("synth", "audit", corpora["fresh"], *words)
+    assert answer.code == 1
+    assert "is not judged" in answer.out and "leaves up to 16.84% of them possible" in answer.err
+    assert "368 samples without a copy" in answer.err
+    found = results(tmp_path / "audit")
+    assert found["copies"]["rate"] == 0 and not found["verdict"]["passes"]
+    assert found["not_judged"][0] == found["verdict"]["why"][0]
+    assert "The gate is not judged." in Page((tmp_path / "audit" / "audit.html").read_text()).words
+
+
+def test_people_who_come_several_times_without_a_name_leave_the_gate_unjudged(run: Run, tmp_path: Path) -> None:
+    """Their threshold is that of one person's visits: copies are no nearer."""
+    made = {}
+    people: dict[str, dict[str, Any]] = {"visits": {"named": False}, "fresh": {"visits": 1, "people": 9}}
+    for seed, (name, options) in enumerate(people.items()):
+        made[name] = tmp_path / f"{name}.zarr"
+        generate(Job(GeneratorSpec("tests.synth.heads.Visits", options), 30, seed, made[name]))
+    answer = run(
+        "synth", "audit", made["fresh"], "--reference", made["visits"], "--out", tmp_path / "audit", *QUICK, *WIDE
+    )
+    assert answer.code == 1 and "participant_id" in answer.err
+    assert results(tmp_path / "audit")["verdict"]["state"] == "is not judged"
+
+
+class Learnt(Heads):
+    """Heads whose record says that a network learnt them from a corpus."""
+
+    def __init__(self, corpus: Path) -> None:
+        super().__init__(label_maps=False)
+        self.corpus = Corpus(Path(corpus))
+
+    def parents(self) -> list[dict[str, Any]]:
+        learnt = {**self.corpus.parent(), "sha256": self.corpus.identity()}
+        return [{"kind": "generator weights", "name": "ldm", "sha256": "ab" * 32}, learnt]
+
+
+def test_samples_of_weights_are_judged_against_the_corpus_that_these_learnt_from_and_no_other(
+    run: Run, corpora: dict[str, Path], tmp_path: Path
+) -> None:
+    made = tmp_path / "learnt.zarr"
+    generate(Job(GeneratorSpec(f"{__name__}.Learnt", {"corpus": corpora["reference"]}), 12, 8, made))
+    words = ("synth", "audit", made, *QUICK, *WIDE)
+    assert run(*words, "--reference", corpora["reference"], "--out", tmp_path / "right").code == 0
+    wrong = run(*words, "--reference", corpora["holdout"], "--out", tmp_path / "wrong")
+    assert wrong.code == 1 and "learnt from corpus reference.zarr" in wrong.err
+    asked = ("--reference", corpora["bare"], "--holdout", corpora["reference"], "--out", tmp_path / "leak")
+    leak = run(*words, *asked)
+    assert leak.code == 2 and "is among what" in leak.err and not (tmp_path / "leak").exists()
 
 
 def test_the_same_inputs_give_the_same_audit(run: Run, corpora: dict[str, Path], audited: Path, tmp_path: Path) -> None:
     words = ("--reference", corpora["reference"], "--holdout", corpora["holdout"], "--out", tmp_path / "again")
-    assert run("synth", "audit", corpora["fresh"], *words, *QUICK).code == 0
+    assert run("synth", "audit", corpora["fresh"], *words, *QUICK, *WIDE).code == 0
     for name in ("audit.json", "copies.tsv"):
         assert (tmp_path / "again" / name).read_text() == (audited / name).read_text()
 
@@ -146,7 +205,9 @@ def test_without_held_out_volumes_and_label_maps_the_page_says_what_cannot_be_ju
     run: Run, corpora: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "audit"
-    assert run("synth", "audit", corpora["fresh"], "--reference", corpora["bare"], "--out", out, *QUICK).code == 0
+    assert (
+        run("synth", "audit", corpora["fresh"], "--reference", corpora["bare"], "--out", out, *QUICK, *WIDE).code == 0
+    )
     said = " ".join(results(out)["not_judged"])
     assert "No held-out volumes were given" in said and "no label maps" in said
     assert said.split(". ")[0] in Page((out / "audit.html").read_text()).words
@@ -158,7 +219,10 @@ def test_a_collapsed_generator_is_audited_and_its_lack_of_diversity_shown(
     run: Run, corpora: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "audit"
-    assert run("synth", "audit", corpora["alike"], "--reference", corpora["reference"], "--out", out, *QUICK).code == 0
+    assert (
+        run("synth", "audit", corpora["alike"], "--reference", corpora["reference"], "--out", out, *QUICK, *WIDE).code
+        == 0
+    )
     found = results(out)
     assert found["diversity"]["synthetic"]["value"] > 0.999 > found["diversity"]["reference"]["value"]
     assert found["fidelity"]["synthetic"]["recall"] < 0.1
@@ -172,7 +236,8 @@ def test_a_collapsed_generator_is_audited_and_its_lack_of_diversity_shown(
         ("coarse", {}, "expected one grid"),
         ("fresh", {"--holdout": "reference"}, "30 volume(s) of --holdout"),
         ("fresh", {"--holdout": "coarse"}, "expected one grid"),
-        ("fresh", {"--max-copies": 1.5}, "--max-copies is 1.5; expected a share from 0 to 1"),
+        ("fresh", {"--max-copies": 1.5}, "--max-copies is 1.5; expected a share above 0"),
+        ("fresh", {"--max-copies": 0}, "no number of samples shows"),
         ("fresh", {"--pairs": 0}, "expected 1 or more"),
     ],
 )

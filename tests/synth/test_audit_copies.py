@@ -15,7 +15,7 @@ from synth.audit import features, planted
 from synth.audit.copies import ALARMS, membership, threshold_of
 from synth.audit.fingerprint import detail, fingerprint
 from synth.audit.grid import Volumes
-from synth.audit.matching import Probe
+from synth.audit.matching import Probe, candidates_of
 from synth.audit.searching import find_copies
 from synth.corpus import Corpus
 from synth.engine import Job, generate
@@ -24,7 +24,7 @@ from synth.keys import rng_for
 from synth.testing import GeneratorConformance
 from tests.synth.heads import Heads
 
-HEADS = "tests.synth.heads.Heads"
+HEADS, VISITS = "tests.synth.heads.Heads", "tests.synth.heads.Visits"
 Search = Callable[[str, bool], Any]
 PLANTED = "synth.audit.planted.Planted"
 
@@ -110,6 +110,27 @@ def test_without_held_out_volumes_membership_is_not_told(search: Search) -> None
     found = search("planted", False).as_json(0)
     assert "membership_auc" not in found["pixels"]
     assert found["threshold_from"] == "reference volumes, each left out"
+
+
+@pytest.mark.parametrize("visits", [3, 6])
+def test_copies_of_people_who_come_several_times_are_found_and_nobody_else_is_taken_for_one(
+    tmp_path: Path, visits: int
+) -> None:
+    reference = make(tmp_path / "visits.zarr", GeneratorSpec(VISITS, {"visits": visits}), 36, 0)
+    mixed = make(tmp_path / "planted.zarr", GeneratorSpec(PLANTED, {"source": reference, "share": 0.4}), 40, 1)
+    found = searched({"reference": reference, "planted": mixed}, "planted", False).as_json(0)
+    counts = planted.Benchmark({"copies": found}, Corpus(mixed)).as_json()
+    assert counts["planted"] >= 10
+    assert (counts["found"], counts["alarms"]) == (counts["planted"], 0)
+
+
+def test_a_participants_own_volumes_are_neither_neighbours_nor_what_a_neighbour_is_compared_with() -> None:
+    likeness = np.array([9.0, 8.5, 8.0, *np.arange(7.5, 0, -0.5)])
+    alone = candidates_of(likeness, np.arange(len(likeness)))
+    assert alone.tolist() == list(range(8))
+    family = np.array([0] * 9 + list(range(1, 10)))
+    chosen = candidates_of(likeness, family)
+    assert {int(p) for p in family[chosen]} == set(range(8)) and set(range(8)) <= set(chosen.tolist())
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from synth.anatomy.labels import label_table
 from synth.audit import calibration, distances, diversity, features, listening, mixture, segmenter
 from synth.audit.grid import Volumes, coarsened, some, standardised, whole_factor
 from synth.audit.groups import GROUPS, NAMES, covariates_of, group_of, labels_of, requested
+from synth.audit.image_quality import Quality
+from synth.audit.limits import not_judged
 from synth.audit.measuring import ByMixture, Measured, measure
 from synth.corpus import Corpus
 from synth.engine import Job, generate
 from synth.generator import GeneratorSpec
+from synth.quality import METRICS
 
 HEADS = "tests.synth.heads.Heads"
 
@@ -257,3 +261,14 @@ def test_covariates_that_nothing_measures_are_named(heads: Callable[..., Volumes
 def test_differences_in_standard_deviations() -> None:
     a, b = np.random.default_rng(0).normal(1, 1, 4000), np.random.default_rng(1).normal(0, 1, 4000)
     assert listening.cohen_d(a, b) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("nothing", [np.array([]), np.array([np.nan, np.nan])])
+def test_image_quality_that_was_measured_on_no_volume_is_named(
+    heads: Callable[..., Volumes], nothing: np.ndarray[Any, Any]
+) -> None:
+    made, measured = heads(1), Measured([], {}, ())
+    full = dict.fromkeys(METRICS, np.ones(3))
+    silent = not_judged(made, made, None, measured, Quality(dict.fromkeys(METRICS, nothing), full))
+    assert "Image quality was not measured on the synthetic volumes" in " ".join(silent)
+    assert "Image quality" not in " ".join(not_judged(made, made, None, measured, Quality(full, full)))

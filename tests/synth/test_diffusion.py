@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,8 +36,14 @@ FOLDERS = {"log", "progress"}
 class Balls(Generator):
     """A ball per person: larger in men, darker with age, of two labels."""
 
+    def __init__(self, unknown: tuple[str, ...] = ()) -> None:
+        self.unknown = unknown  # covariates that every other volume lacks
+
     def draw(self, rng: np.random.Generator) -> Params:
         return {"age": float(rng.uniform(30, 80)), "sex": str(rng.choice(["F", "M"])), "word": "always"}
+
+    def draw_at(self, index: int, rng: np.random.Generator) -> Params:
+        return {**self.draw(rng), **({"unknown": list(self.unknown)} if index % 2 and self.unknown else {})}
 
     def render(self, params: Params) -> Sample:
         axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
@@ -49,6 +56,7 @@ class Balls(Generator):
             "volume_left_lateral_ventricle": params["age"] * 100,
             "volume_right_lateral_ventricle": params["age"] * 100,
         }
+        covariates = {name: value for name, value in covariates.items() if name not in params.get("unknown", ())}
         image = inside[None] * (100 - params["age"]) * 10.0
         label = np.where(inside, np.where(axes[0] < 0, 4, 43), 0).astype(np.int16)
         return Sample(image, label, covariates, centred_affine(SHAPE, (12.0, 12.0, 12.0)))
@@ -179,6 +187,79 @@ def test_ages_and_diagnoses_can_be_narrowed(weights: Path) -> None:
     assert all(person["age"] >= middle and person["diagnosis"] == "AD" for person in drawn)
 
 
+def test_any_condition_can_be_asked_for(corpus: Path, weights: Path, tmp_path: Path, run: Run) -> None:
+    conditions = ("age", "sex", "diagnosis", "ventricular_volume")
+    given = {"given": str(weights)}
+    out = train(corpus, tmp_path / "w", autoencoder=given, diffusion={"steps": 1}, conditions=conditions)
+    age, *_, volume = open_weights(out).conditions
+    low, high = volume.low + 100, volume.high - 100
+    asked = f"sex=F,diagnosis=AD|PD,ventricular_volume={low}:{high}"
+    generator = Diffusion(out, asked=asked)
+    drawn = [generator.draw(rng_for(0, index))["conditions"] for index in range(40)]
+    assert {person["sex"] for person in drawn} == {"F"} and {person["diagnosis"] for person in drawn} == {"AD", "PD"}
+    assert all(low <= person["ventricular_volume"] <= high for person in drawn)
+    assert min(p["age"] for p in drawn) < age.low + 10 and max(p["age"] for p in drawn) > age.high - 10
+    words = ("--generator.weights", out, "--generator.asked", f"age={age.high},sex=F", "--generator.steps", 1)
+    made = tmp_path / "made.zarr"
+    answer = run("synth", "generate", "--generator", "Diffusion", *words, "--count", 2, "--workers", 0, "--out", made)
+    assert answer.code == 0, answer.err
+    assert [(e["covariates"]["age"], e["covariates"]["sex"]) for e in Corpus(made).entries()] == [(age.high, "F")] * 2
+
+
+def test_asking_for_nothing_draws_what_was_always_drawn(weights: Path) -> None:
+    """A condition that is narrowed leaves the others as they were."""
+    drawn, narrow = (
+        Diffusion(weights, asked=asked).draw(rng_for(0, 1))["conditions"]
+        for asked in ("", "sex=F|M,diagnosis=AD|CN|PD")
+    )
+    assert drawn == narrow
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("height=180", "asked names 'height', which the weights are not told; they are told age, sex, diagnosis"),
+        ("age=5", "within the trained range"),
+        ("age=70:60", "within the trained range"),
+        ("age=old", "one number or low:high"),
+        ("sex=F|X", "'X'; the weights know F, M"),
+        ("sex", "expected such as sex=F"),
+        ("sex=F,sex=M", "every condition once"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(weights: Path, asked: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Diffusion(weights, asked=asked)
+
+
+def test_one_thing_is_asked_for_in_one_place(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diagnosis is asked for twice"):
+        Diffusion(weights, asked="diagnosis=AD", diagnoses=("CN",))
+    with pytest.raises(UserError, match="give one"):
+        Diffusion(weights, asked="sex=F", people=tmp_path / "people.tsv")
+
+
+def test_numbers_of_a_table_outside_the_trained_range_are_taken_as_its_end_and_said_once(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    age = open_weights(weights).conditions[0]
+    (tmp_path / "people.tsv").write_text("age\tsex\tdiagnosis\n5\tF\tAD\n99\tF\tn/a\n98\tF\tAD\n")
+    generator = Diffusion(weights, people=tmp_path / "people.tsv")
+    drawn = [generator.draw(rng_for(0, index))["conditions"] for index in range(60)]
+    assert {person["age"] for person in drawn} == {age.low, age.high}
+    assert {person.get("diagnosis") for person in drawn} == {"AD", None}  # where it is missing it is left to the model
+    generator.parents()
+    assert "age of 3 row(s) lies outside the trained range" in capsys.readouterr().err
+    generator.parents()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_participants_of_the_training_corpus_are_a_table(weights: Path, corpus: Path, tmp_path: Path) -> None:
+    table = Corpus(corpus).covariates()
+    table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    assert len(Diffusion(weights, people=tmp_path / "participants.tsv").people.rows) == len(table)  # type: ignore[attr-defined]
+
+
 def test_people_come_from_a_table(weights: Path, tmp_path: Path) -> None:
     low, high = next((c.low, c.high) for c in open_weights(weights).conditions if c.name == "age")
     table = tmp_path / "people.tsv"
@@ -194,7 +275,7 @@ def test_people_come_from_a_table(weights: Path, tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ("age\tsex\tdiagnosis\n", "has no rows"),
-        ("age\tsex\tdiagnosis\n5\tF\tAD\n", "trained range"),
+        ("age\tsex\tdiagnosis\nold\tF\tAD\n", "age is 'old'; expected a number"),
         ("age\tsex\n50\tF\n", "has no 'diagnosis'"),
         ("age\tsex\tdiagnosis\n60\tF\tflu\n", "know AD, CN, PD"),
     ],
@@ -291,6 +372,40 @@ def test_finished_weights_are_kept_and_others_refused(
     assert (weights / CONFIG).read_bytes() == before
 
 
+def test_a_training_is_the_same_by_what_its_files_hold_not_by_where_they_lie(
+    corpus: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "moved"):
+        shutil.copytree(weights, tmp_path / name)
+    out, short = tmp_path / "w", {"steps": 1}
+    train(corpus, out, autoencoder={"given": str(tmp_path / "one")}, diffusion=short)
+    train(corpus, out, autoencoder={"given": str(tmp_path / "moved")}, diffusion=short)
+    assert "already trained" in capsys.readouterr().out
+    other = train(corpus, tmp_path / "other", diffusion=short, seed=5)
+    shutil.copyfile(other / "autoencoder.safetensors", tmp_path / "one" / "autoencoder.safetensors")
+    with pytest.raises(UserError, match="choose another --out"):
+        train(corpus, out, autoencoder={"given": str(tmp_path / "one")}, diffusion=short)
+
+
+def test_a_perceptual_network_counts_by_its_content_too(corpus: Path, tmp_path: Path) -> None:
+    import torch
+
+    from synth.diffusion.losses import Perceptual
+
+    judge = Perceptual().core.state_dict()
+    for name, factor in (("a.pth", 1.0), ("b.pth", 2.0)):
+        torch.save({key: t * factor if t.is_floating_point() else t for key, t in judge.items()}, tmp_path / name)
+    judged = {"perceptual": 1.0, "perceptual_network": str(tmp_path / "a.pth"), "steps": 1}
+    out = train(corpus, tmp_path / "w", autoencoder=judged, diffusion={"steps": 1})
+    (tmp_path / "a.pth").write_bytes((tmp_path / "b.pth").read_bytes())
+    with pytest.raises(UserError, match="choose another --out"):
+        train(corpus, out, autoencoder=judged, diffusion={"steps": 1})
+    (tmp_path / "a.pth").unlink()
+    with pytest.raises(UserError, match="there is no file"):
+        train(corpus, tmp_path / "new", autoencoder=judged)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "rectified_flow"])
 def test_every_prediction_is_learnt_and_sampled(corpus: Path, tmp_path: Path, weights: Path, prediction: str) -> None:
     given = {"given": str(weights)}
@@ -311,6 +426,19 @@ def test_sums_of_volumes_are_conditions(corpus: Path, tmp_path: Path, weights: P
     assert both.low == pytest.approx(age.low * 200) and half.high == pytest.approx(age.high * 100)
     sample = Diffusion(out, steps=1).render(Diffusion(out).draw(rng_for(0, 0)))
     assert both.low <= float(sample.covariates["ventricular_volume"]) <= both.high
+
+
+def test_volumes_that_lack_a_condition_are_trained_untold_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = tmp_path / "lacking.zarr"
+    generate(Job(GeneratorSpec(f"{__name__}.Balls", {"unknown": ("age",)}), 8, 1, lacking, 4))
+    out = train(lacking, tmp_path / "w", diffusion={"steps": 2})
+    assert "age: 4 of 8 volumes do not have it" in capsys.readouterr().out
+    age = open_weights(out).conditions[0]
+    ages = [entry["covariates"]["age"] for entry in Corpus(lacking).entries() if "age" in entry["covariates"]]
+    assert (age.low, age.high) == (min(ages), max(ages))
+    assert 30 <= Diffusion(out).draw(rng_for(0, 0))["conditions"]["age"] <= 80
 
 
 def test_a_recipe_comes_from_a_file_and_the_command_line_wins(corpus: Path, tmp_path: Path, run: Run) -> None:

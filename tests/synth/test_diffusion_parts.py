@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 
 from synth.corpus import Corpus
 from synth.diffusion.generator import Diffusion
+from synth.diffusion.learning import precision_for
 from synth.diffusion.losses import Judges, Perceptual, divergence
 from synth.diffusion.networks import Autoencoder, Control, build_unet, foretell
 from synth.diffusion.people import Masks
 from synth.diffusion.processes import BETAS, TRAIN_TIMESTEPS, make_sampler, noisy_and_wanted, shifted
-from synth.diffusion.settings import Autoencoding, Controlling, Size
-from synth.diffusion.stages import Frame
+from synth.diffusion.settings import Autoencoding, Controlling, Denoising, Size
+from synth.diffusion.stages import Frame, untold
 from synth.errors import UserError
 from synth.keys import rng_for
 from tests.synth.test_diffusion import make, train
@@ -75,6 +77,29 @@ def test_a_sampler_with_a_perfect_network_makes_the_distribution(sampler: str, p
     torch.testing.assert_close(made, MEAN + SD * noise, atol=0.04, rtol=0)  # DDPM's last share of the mean is 0.035
 
 
+@pytest.mark.parametrize("steps", [501, 667, 750, 999])
+@pytest.mark.parametrize(("sampler", "prediction"), CASES)
+def test_numbers_of_steps_that_do_not_divide_the_timesteps_make_the_distribution_too(
+    sampler: str, prediction: str, steps: int
+) -> None:
+    noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
+    made = walked(sampler, prediction, steps, noise)
+    torch.testing.assert_close(made, MEAN + SD * noise, atol=0.04, rtol=0)
+
+
+@given(st.integers(1, TRAIN_TIMESTEPS))
+def test_steps_are_even_to_one_timestep_and_end_clean(steps: int) -> None:
+    times = [*make_sampler("ddim", "epsilon", steps).times, -1]
+    apart = [early - late for early, late in pairwise(times)]
+    assert times[0] == TRAIN_TIMESTEPS - 1 and max(apart) - min(apart) <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 25, 50, 500, 1000])
+def test_numbers_of_steps_that_divide_the_timesteps_are_as_far_apart_as_ever(steps: int) -> None:
+    apart = TRAIN_TIMESTEPS // steps
+    assert make_sampler("ddim", "epsilon", steps).times == [TRAIN_TIMESTEPS - 1 - at * apart for at in range(steps)]
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_pndm_needs_fewer_steps_than_ddim(prediction: str) -> None:
     noise = torch.linspace(-2.5, 2.5, 51)[None, None, :, None, None]
@@ -121,6 +146,16 @@ def test_what_is_wanted_leads_from_the_noisy_latent_back(time: int) -> None:
     torch.testing.assert_close(share.sqrt() * noisy - (1 - share).sqrt() * wanted, latent, atol=1e-4, rtol=1e-4)
     noisy, wanted = noisy_and_wanted("epsilon", latent, noise, times)
     assert torch.equal(wanted, noise)
+
+
+@pytest.mark.parametrize(("native", "word"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_gpu_without_bfloat16_computes_in_32_bits_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], native: bool, word: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert precision_for("auto", Size(), (64, 64, 64)) == word
+    assert ("does not compute in bfloat16" in capsys.readouterr().out) == (not native)
 
 
 def test_divergence_of_a_standard_normal_is_none() -> None:
@@ -176,6 +211,38 @@ def test_a_discriminator_learns_while_the_autoencoder_does(tmp_path: Path) -> No
     assert set(one) == set(other) and any(not np.array_equal(one[name], other[name]) for name in one)
 
 
+ADVERSARIAL = {"steps": 4, "perceptual": 0.1, "adversarial": 0.5}
+
+
+def test_two_trainings_with_a_discriminator_and_one_that_was_stopped_end_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synth.diffusion import learning
+
+    corpus = make(tmp_path / "balls.zarr", 4)
+
+    def trained(name: str) -> bytes:
+        torch.manual_seed(len(name))  # torch's own stream is elsewhere in every process
+        out = train(corpus, tmp_path / name, autoencoder=ADVERSARIAL, diffusion={"steps": 1}, previews=0)
+        return (out / "autoencoder.safetensors").read_bytes()
+
+    once = trained("a")
+    assert trained("other") == once
+    monkeypatch.setattr(learning, "CHECKPOINT_SECONDS", 0.0)
+    average = learning.Learning._average
+
+    def stopped(self: Any, step: int) -> None:
+        average(self, step)
+        if (self.name, step) == ("autoencoder", 2):
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(learning.Learning, "_average", stopped)
+    with pytest.raises(RuntimeError, match="killed"):
+        trained("stopped")
+    monkeypatch.setattr(learning.Learning, "_average", average)
+    assert trained("stopped") == once
+
+
 def test_a_control_net_changes_nothing_before_it_has_learnt() -> None:
     size = Size()
     unet, control = build_unet(size, 2).eval(), Control(size, 2, 3, (8, 16)).eval()
@@ -218,6 +285,18 @@ def test_controlled_volumes_come_with_their_label_maps_and_people(controlled: tu
     assert without.render(without.draw(rng_for(0, 3))).label is None
 
 
+def test_the_control_net_draws_pictures_while_it_learns_which_leave_its_weights_as_they_are(
+    controlled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    corpus, plain = controlled
+    control = Controlling(steps=3, batch_size=2, learning_rate=0.01)
+    drawn = train(corpus, tmp_path / "w", control=control, previews=2)
+    names = sorted(path.name for path in (drawn / "progress").iterdir())
+    assert [name for name in names if name.startswith("control")] == ["control-000002.png", "control-000003.png"]
+    for name in ("autoencoder", "diffusion", "control"):
+        assert (drawn / f"{name}.safetensors").read_bytes() == (plain / f"{name}.safetensors").read_bytes()
+
+
 def test_another_label_map_gives_another_volume(controlled: tuple[Path, Path]) -> None:
     corpus, weights = controlled
     generator = Diffusion(weights, masks=corpus, steps=2)
@@ -226,6 +305,46 @@ def test_another_label_map_gives_another_volume(controlled: tuple[Path, Path]) -
     unlike = next(number for number, sex in enumerate(sexes) if sex != sexes[params["mask"]])
     other = {**params, "mask": unlike}
     assert not np.array_equal(generator.render(params).image, generator.render(other).image)
+
+
+@pytest.mark.parametrize("where", ["unet late", "unet beside", "control", "decoder"])
+def test_networks_whose_bits_depend_on_the_place_are_shown_one_volume_at_a_time(
+    controlled: tuple[Path, Path], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At few timesteps, by what is beside a volume, in the ControlNet or in the decoder: each is found out."""
+    corpus, weights = controlled
+    generator = Diffusion(weights, masks=corpus, steps=2)
+    networks: Any = generator._networks
+    assert generator.together == 4
+    unet, control, decode = networks.unet.forward, networks.control.core.forward, networks.autoencoder.decode
+    places = torch.arange(4.0)[:, None, None, None, None] * 1e-3
+
+    def late(x: Any, times: Any, *rest: Any, **named: Any) -> Any:
+        return unet(x, times, *rest, **named) + places * (times < 10)[:, None, None, None, None]
+
+    def beside(x: Any, *rest: Any, **named: Any) -> Any:
+        return unet(x, *rest, **named) + 1e-3 * x.std()
+
+    def followed(*parts: Any, **named: Any) -> Any:
+        down, middle = control(*parts, **named)
+        return down, middle + places
+
+    calls: list[int] = []
+
+    def decoded(latent: Any) -> Any:
+        calls.append(1)
+        return decode(latent) * (1 - 1e-3 * len(calls))
+
+    broken: dict[str, tuple[Any, str, Any]] = {
+        "unet late": (networks.unet, "forward", late),
+        "unet beside": (networks.unet, "forward", beside),
+        "control": (networks.control.core, "forward", followed),
+        "decoder": (networks.autoencoder, "decode", decoded),
+    }
+    monkeypatch.setattr(*broken[where])
+    again = Diffusion(weights, masks=corpus, steps=2)
+    again.__dict__["_networks"] = networks
+    assert again.together == 1
 
 
 def test_label_maps_that_do_not_fit_are_refused(controlled: tuple[Path, Path], tmp_path: Path) -> None:
@@ -263,3 +382,16 @@ def test_latents_are_kept_as_mean_and_sd_never_as_a_sample(controlled: tuple[Pat
     assert known.scale == pytest.approx(1 / (means - means.mean(0)).std(), rel=1e-3)
     assert statistics(stored, centred=False).scale == pytest.approx(1 / means.std(), rel=1e-3)
     assert EncodedLatents(corpus, folder).parents()[0]["sha256"] == Corpus(corpus).identity()
+
+
+def test_every_number_of_conditions_is_left_untold_about_as_often_as_any_other() -> None:
+    options = Denoising(untold=0.1, untold_each=0.4)
+    hidden = untold(options, (60_000, 5), rng_for(3, 0, "test"))
+    share = np.bincount(hidden.sum(1), minlength=6) / len(hidden)
+    assert share[1:5] == pytest.approx(
+        np.full(4, 0.9 * 0.4 / 6), abs=0.005
+    )  # a rate drawn evenly makes every number as likely
+    assert share[5] == pytest.approx(0.1 + 0.9 * 0.4 / 6, abs=0.005)
+    alone = (~hidden).sum(1) == 1
+    assert (~hidden)[alone].mean(0) == pytest.approx(np.full(5, 0.2), abs=0.02)  # each of them is told alone as often
+    assert not untold(Denoising(untold=0.0, untold_each=0.0), (100, 5), rng_for(3, 1, "test")).any()

@@ -92,17 +92,6 @@ def test_a_loose_module_in_the_current_folder_is_a_generator(
     assert np.array_equal(corpus.label(9), expected.label)
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plug-in, built from a copy of its folder and installed into a folder of its own."""
-    source, target = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("installed")
-    shutil.copytree(PLUGIN, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run([*pip, "--target", target, source], capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    return target
-
-
 def test_an_installed_plugin_is_found_by_its_entry_point(
     installed: Path, tmp_path: Path, in_subprocess: Environment
 ) -> None:

@@ -218,6 +218,18 @@ def test_recipe_keeps_the_steps_that_were_left_to_the_weights(tmp_path: Path) ->
     assert (kept["steps"], kept["guidance"]) == (7, None)
 
 
+@pytest.mark.parametrize("steps", [501, 700, 999, 400])
+def test_numbers_of_steps_at_which_the_published_sampler_would_not_begin_at_noise_are_refused(steps: int) -> None:
+    with pytest.raises(UserError, match=f"steps is {steps}; .* expected a number that divides 1000"):
+        Diffusion(TWIN, steps=steps)
+
+
+@pytest.mark.parametrize("steps", [1, 20, 30, 50, 250, 500, 1000])
+def test_other_numbers_begin_within_two_steps_of_noise_and_end_clean(steps: int) -> None:
+    times = open_bundle(TWIN).sampler("ddim", Diffusion(TWIN, steps=steps).steps).times
+    assert len(times) == steps and times[-1] == 0 and times[0] + 2 * (1000 // steps) > 999
+
+
 def test_guidance_is_refused_as_nothing_was_trained_untold() -> None:
     with pytest.raises(UserError, match="never trained without conditions; leave it at 1"):
         Diffusion(TWIN, guidance=3.0)
