@@ -47,7 +47,7 @@ __all__ = [
     "run_experiment",
 ]
 Floats = npt.NDArray[np.float64]
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def run_experiment(

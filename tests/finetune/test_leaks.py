@@ -259,7 +259,7 @@ def test_there_are_twenty_leaks() -> None:
 # --- refused: between the cohort and an external one
 
 
-def tested_outside(bench: Bench, cohort: Path, external: Path) -> None:
+def run_with_external(bench: Bench, cohort: Path, external: Path) -> None:
     """Run brain age on a cohort, tested on another one too, without looking at an image."""
     protocol, arms = Protocol(folds=2, grid=GRID), [Arm("mean", control="mean")]
     run_experiment(
@@ -275,35 +275,35 @@ def tested_outside(bench: Bench, cohort: Path, external: Path) -> None:
 
 def the_same_corpus_under_another_name(bench: Bench) -> None:
     shutil.copytree(bench.people.path, bench.tmp / "copy.zarr")
-    tested_outside(bench, bench.people.path, bench.tmp / "copy.zarr")
+    run_with_external(bench, bench.people.path, bench.tmp / "copy.zarr")
 
 
 def more_draws_of_the_cohorts_seed(bench: Bench) -> None:
     options = ("--generator.shape", "32,40,32", "--generator.spacing", 5, "--generator.diagnoses", "CN", "--workers", 0)
     words = ("--generator", "LabelMap", "--count", 8, "--seed", 99, "--out", bench.tmp / "more.zarr")
     assert bench.run("synth", "generate", *words, *options).code == 0
-    tested_outside(bench, bench.people.path, bench.tmp / "more.zarr")
+    run_with_external(bench, bench.people.path, bench.tmp / "more.zarr")
 
 
 def a_folder_and_the_corpus_of_its_scans(bench: Bench) -> None:
     folder = bench.study()
-    tested_outside(bench, folder, imported(folder, bench.tmp / "c.zarr").path)
+    run_with_external(bench, folder, imported(folder, bench.tmp / "c.zarr").path)
 
 
 def a_corpus_of_scans_and_its_folder(bench: Bench) -> None:
     folder = bench.study()
-    tested_outside(bench, imported(folder, bench.tmp / "c.zarr").path, folder)
+    run_with_external(bench, imported(folder, bench.tmp / "c.zarr").path, folder)
 
 
 def two_corpora_that_hold_one_scan(bench: Bench) -> None:
     ours, theirs = bench.study(), bench.study(folder="others", first=40)
     shutil.copy(scan_path(ours, "sub-01"), scan_path(theirs, "sub-08"))
-    tested_outside(bench, imported(ours, bench.tmp / "c.zarr").path, imported(theirs, bench.tmp / "d.zarr").path)
+    run_with_external(bench, imported(ours, bench.tmp / "c.zarr").path, imported(theirs, bench.tmp / "d.zarr").path)
 
 
 def later_visits_of_the_cohorts_people(bench: Bench) -> None:
     later = bench.study(name="oasis-9", folder="later", first=40)
-    tested_outside(bench, bench.study(name="OASIS-9"), imported(later, bench.tmp / "c.zarr").path)
+    run_with_external(bench, bench.study(name="OASIS-9"), imported(later, bench.tmp / "c.zarr").path)
 
 
 SHARED: list[tuple[Callable[[Bench], None], str]] = [
@@ -329,7 +329,7 @@ def test_an_external_cohort_that_shares_people_is_refused(
 def an_external_cohort_of_other_people(bench: Bench) -> None:
     others = bench.study([f"sub-{number}" for number in range(50, 60)], name="OASIS-9", folder="others", first=40)
     ours = bench.study(name="OASIS-9")
-    tested_outside(bench, ours, imported(others, bench.tmp / "c.zarr").path)
+    run_with_external(bench, ours, imported(others, bench.tmp / "c.zarr").path)
 
 
 def another_seed_of_the_same_template(bench: Bench) -> None:
