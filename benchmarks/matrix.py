@@ -49,6 +49,8 @@ class Matrix:
         objectives: of ``pretrain run``; a backbone that one cannot serve goes without, which the results say.
         steps, batch_size: of every pre-training.
         strip: whether the cohort's scans are brain-extracted first (needs deepbet).
+        align: whether they are then brought to the template by an affine map, as ``synth import --align``.
+        n4: whether their bias field is taken out.
         fractions: percent of the people to learn from.
         seeds: repetitions, each with its own folds, labelled people and initialisation.
         folds: of the cross-validation by person.
@@ -77,6 +79,8 @@ class Matrix:
     steps: int = 1000
     batch_size: int = 16
     strip: bool = False
+    align: bool = False
+    n4: bool = False
     fractions: tuple[float, ...] = (25.0, 50.0, 100.0)
     seeds: int = 5
     folds: int = 5
@@ -107,6 +111,8 @@ class Matrix:
         for name in ("count", "people_count", "steps", "batch_size", "seeds", "epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"matrix: {name} is {getattr(self, name)}; expected 1 or more")
+        if (self.align or self.n4) and not self.strip:
+            raise UserError("matrix: align and n4 need the brain alone; expected strip: true beside them")
         for mode in set(self.modes) - set(MODES):
             raise UserError(f"matrix: modes holds '{mode}'; expected some of {', '.join(MODES)}")
         if not self.fractions or any(not 0 < share <= 100 for share in self.fractions):
@@ -156,7 +162,8 @@ class Matrix:
         from finetune.protocol import Protocol
 
         def stripped(folder: Path) -> Path:
-            options = {"folder": folder, "strip": True, "shape": grid[0], "spacing": grid[1]}
+            how = {"strip": True, "align": self.align, "n4": self.n4}
+            options = {"folder": folder, "shape": grid[0], "spacing": grid[1], **how}
             return self._corpus(out / corpus_name(folder), GeneratorSpec("Scans", options), 1)
 
         if asked is None:

@@ -68,6 +68,10 @@ def test_the_best_is_first_whichever_way_the_metric_goes() -> None:
         ({"fractions": (0.0,)}, "fractions"),
         ({"steps": 0}, "steps"),
         ({"sources": {}}, "sources"),
+        ({"align": True}, "strip: true"),
+        ({"modes": ("frosen",)}, "frosen"),
+        ({"inits": {"video": {"vit_b": "somewhere"}}}, "vit_b"),
+        ({"externals": {"pd": Path("somewhere")}}, "pd"),
     ],
 )
 def test_what_cannot_be_run_is_refused(options: dict[str, Any], word: str) -> None:
