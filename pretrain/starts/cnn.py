@@ -99,6 +99,11 @@ def start_cnn(source: Source, word: str, shape: Shape, channels: int, seed: int)
         else:
             named[kind.rename(name)] = tensor
     pour(named, backbone, channels, source.name, report)
+    if lost := [name for name in report.skipped if ".downsample." in name]:
+        raise UserError(
+            f"'{source.name}' is another network than {backbone.name}: its shortcuts are convolutions (type B), such as "
+            f"{lost[0]}, and {backbone.name}'s are of type A, as MedicalNet's are; a ResNet50 or DenseNet121 fits"
+        )
     return backbone, report
 
 

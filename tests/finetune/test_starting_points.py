@@ -28,7 +28,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("start") / "images.safetensors"
-    save_file(resnet18(spatial_dims=2, n_input_channels=3).state_dict(), path)
+    save_file(resnet18(spatial_dims=2, n_input_channels=3, shortcut_type="A").state_dict(), path)
     return path
 
 

@@ -154,16 +154,24 @@ def test_another_network_is_refused_with_the_first_difference(tensors: Any, word
 
 def of_images(word: str) -> Tensors:
     """A network of planes with three colours under the names that timm and torchvision give its tensors."""
-    from monai.networks.nets import DenseNet121, resnet18
+    from monai.networks.nets import DenseNet121, resnet50
 
     torch.manual_seed(0)
-    if word == "resnet18":
-        return dict(resnet18(spatial_dims=2, n_input_channels=3, num_classes=5).state_dict())
+    if word == "resnet50":
+        return dict(resnet50(spatial_dims=2, n_input_channels=3, num_classes=5).state_dict())
     state = DenseNet121(spatial_dims=2, in_channels=3, out_channels=5).state_dict()
     return {name.replace(".layers.", ".").replace("class_layers.out", "classifier"): x for name, x in state.items()}
 
 
-@pytest.mark.parametrize("word", ["resnet18", "densenet121"])
+def test_a_resnet18_of_images_is_refused_for_its_shortcuts(tmp_path: Path) -> None:
+    from monai.networks.nets import resnet18
+
+    save_file(resnet18(spatial_dims=2, n_input_channels=3).state_dict(), tmp_path / "images.safetensors")
+    with pytest.raises(UserError, match="type B"):
+        make_start(str(tmp_path / "images.safetensors"), "resnet18", (32, 32, 32))
+
+
+@pytest.mark.parametrize("word", ["resnet50", "densenet121"])
 def test_a_network_of_images_answers_inside_a_repeated_slice_as_on_the_slice(word: str, tmp_path: Path) -> None:
     tensors = of_images(word)
     save_file(tensors, tmp_path / "images.safetensors")
@@ -176,9 +184,9 @@ def test_a_network_of_images_answers_inside_a_repeated_slice_as_on_the_slice(wor
             assert ours is not None and ours.ndim == 5
             summed = kernel.sum(1, keepdim=True) if kernel.shape[1] == 3 else kernel
             torch.testing.assert_close(ours.sum(2), summed, rtol=1e-4, atol=1e-5)
-    first = "conv1.weight" if word == "resnet18" else "features.conv0.weight"
+    first = "conv1.weight" if word == "resnet50" else "features.conv0.weight"
     plane = torch.randn(1, 1, 32, 32)
     answer = F.conv3d(plane[:, :, None].expand(-1, -1, 32, -1, -1), state[first], padding=3)[:, :, 16]
     flat = F.conv2d(plane.expand(-1, 3, -1, -1), tensors[first], padding=3)
     torch.testing.assert_close(answer, flat, rtol=1e-3, atol=1e-4)
-    assert "3 channels → 1" in report.inflated[f"net.{first}" if word == "resnet18" else first]
+    assert "3 channels → 1" in report.inflated[f"net.{first}" if word == "resnet50" else first]
