@@ -101,8 +101,8 @@ def start_cnn(source: Source, word: str, shape: Shape, channels: int, seed: int)
     pour(named, backbone, channels, source.name, report)
     if lost := [name for name in report.skipped if ".downsample." in name]:
         raise UserError(
-            f"'{source.name}' is another network than {backbone.name}: its shortcuts are convolutions (type B), such as "
-            f"{lost[0]}, and {backbone.name}'s are of type A, as MedicalNet's are; a ResNet50 or DenseNet121 fits"
+            f"'{source.name}' is another network than {backbone.name}: its shortcuts hold {lost[0]}, for which there is no "
+            "place (those of resnet18 are of type A, as MedicalNet's are); a ResNet50 or DenseNet121 fits"
         )
     return backbone, report
 
