@@ -14,7 +14,7 @@ from benchmarks.speed.timing import Row
 from benchmarks.speed.turns import paired
 
 GROUP = "sampling"
-STEPS, FLOW_STEPS = 50, 10  # DDIM as MONAI's bundle does it; rectified flow, within the noise of three seeds as near (docs/diffusion.md)
+STEPS, FLOW_STEPS = 50, 10  # DDIM as MONAI's bundle; a flow that docs/diffusion.md finds as near within noise
 CONDITIONS = 7
 BATCH = 4
 _HERE = "benchmarks.speed.diffusion"
