@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks import corpora
 from synth.corpus import Corpus
 from synth.diffusion.generator import Diffusion as Generator
 from synth.diffusion.settings import Autoencoding, Denoising, TrainOptions
-from synth.engine import Job, generate
+from synth.engine import Job
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
 from synth.progress import progress_bar
@@ -103,10 +104,7 @@ class DiffusionBenchmark:
         return {**self.__dict__, "generator": self.generator.recipe(), "conditions": list(self.conditions)}
 
     def _corpus(self, path: Path, spec: GeneratorSpec, count: int, seed: int) -> Path:
-        with progress_bar(path.name) as progress:
-            outcome = generate(Job(spec, count, seed, path), self.workers, progress=progress)
-        if outcome.failed:
-            raise RuntimeError(next(iter(outcome.failed.values())))
+        corpora.make(Job(spec, count, seed, path), self.workers)
         return path
 
     def _train(self, corpus: Path, out: Path, prediction: Any) -> float | None:

@@ -90,7 +90,7 @@ def judged(
     everybody = [*arms, *controls(people, task, arms)]
     with progress_bar(task.name, "arms × seeds") as show:
         found = run_experiment(people, task, everybody, protocol, out, show, workers, others)
-    if not (out / "explanations").exists():
+    if not any(out.glob("explanations/*.png")):  # the last file of an explanation
         explain(best_frozen(everybody, found), bench_of(people, task, protocol, out, others), out)
     about = {arm["name"]: arm for arm in found["arms"]}
     for share in found["fractions"]:

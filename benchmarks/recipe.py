@@ -77,14 +77,16 @@ def chosen_recipe(
     path = profile_path(profile or "tiny") if recipe is None else recipe
     inside = None if recipe is None else profile
     about = read_yaml(path, f"recipe '{path}'", "kind: NAME and that kind's options")
-    usual = "full" if cohort else "tiny"
-    if inside is None and usual in about.get("profiles", {}):
+    usual, profiles = "full" if cohort else "tiny", about.get("profiles", {})
+    if not isinstance(profiles, Mapping):
+        raise UserError(f"recipe '{path}' has profiles '{profiles}'; expected names, each with its options")
+    if inside is None and usual in profiles:
         inside = usual
     instead: dict[str, Any] = {}
     if cohort:
         by_task = folders_of("--cohort", cohort)
         instead = {"people": None, "cohort": by_task.pop("", about.get("cohort")), "cohorts": by_task or None}
-        if "people" in about:
+        if "people" in about or "people" in profiles.get(inside, {}):
             instead["test_site"] = None  # a scanner of the simulated people
     if external:
         instead["externals"] = folders_of("--external", external)

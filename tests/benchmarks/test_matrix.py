@@ -165,6 +165,8 @@ def test_a_recipe_s_profile_and_a_cohort_for_each_task(tmp_path: Path, checkout:
     full: Any = chosen_recipe(path, False, None, words, (f"ad={tmp_path / 'oasis'}",))
     assert full.cohorts["pd"] == tmp_path / "pd" and full.externals == {"ad": tmp_path / "oasis"}
     assert full.people is None and full.test_site is None and set(full.inits) == {"natural images", "video"}
+    small: Any = chosen_recipe(path, False, "tiny", words, ())
+    assert small.test_site is None and small.people is None and small.fractions == (25.0, 100.0)
     with pytest.raises(UserError, match="people for age"):
         chosen_recipe(path, False, None, words[:2], ())
 
