@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class DiffusionBenchmark:
         shift: of the rectified flow's training times.
         flow_steps, ddim_steps: steps of the two samplers.
         segmenter_steps: training steps of the audit's segmenter, which measures ventricles.
+        precision: in which samples are made, as of the generator Diffusion.
         seed: of everything.
         workers: Ray workers that make volumes; 0 for none.
     """
@@ -80,6 +81,7 @@ class DiffusionBenchmark:
     flow_steps: int = 10
     ddim_steps: int = 50
     segmenter_steps: int = 500
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     workers: int = 2
 
@@ -130,8 +132,9 @@ class DiffusionBenchmark:
         """Name → corpus of every set of samples."""
         people = out / PEOPLE
         write_people(Corpus(out / "train.zarr"), self.conditions, people)
-        flow: dict[str, Any] = {"weights": out / FLOW, "steps": self.flow_steps, "people": people}
-        ddim: dict[str, Any] = {"weights": out / DDIM, "steps": self.ddim_steps, "people": people}
+        same: dict[str, Any] = {"people": people, "precision": self.precision}
+        flow: dict[str, Any] = {"weights": out / FLOW, "steps": self.flow_steps, **same}
+        ddim: dict[str, Any] = {"weights": out / DDIM, "steps": self.ddim_steps, **same}
         others = tuple(name for name in self.conditions if name != "age")
         asked = {
             **{f"flow {n}": ("Diffusion", flow, n) for n in range(self.seeds)},

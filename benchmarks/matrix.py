@@ -59,6 +59,7 @@ class Matrix:
         learning_rates: of which one is chosen on validation people wherever everything is trained.
         layer_decay: of the learning rate from layer to layer where a start is fine-tuned.
         modes: of ``finetune run``, in which every start is judged.
+        beside: whether scratch, the untrained backbone and the controls stand beside; a ranking of sources needs none.
         seed: of volumes, people and pre-training.
         workers: Ray workers that make volumes and judge arms; 0 for none.
     """
@@ -89,6 +90,7 @@ class Matrix:
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
     layer_decay: float = 0.75
     modes: tuple[str, ...] = ("frozen",)
+    beside: bool = True
     seed: int = 0
     workers: int = 2
 
@@ -178,7 +180,7 @@ class Matrix:
                 for (word, source, objective), path in weights.items()
                 if word == backbone
             }
-            arms += arms_of(backbone, self.inits, own, self.modes)
+            arms += arms_of(backbone, self.inits, own, self.modes, self.beside)
         rates = self.learning_rates
         tuning = FineTuning(epochs=self.epochs, learning_rate=rates[0], rates=rates, layer_decay=self.layer_decay)
         protocol = Protocol(
@@ -190,7 +192,7 @@ class Matrix:
             fractions=self.fractions,
         )
         cells = {name_of(cell): cell for cell in weights}
-        for row in judged(asked, task, arms, protocol, out / "results" / task.name, self.workers):
+        for row in judged(asked, task, arms, protocol, out / "results" / task.name, self.workers, self.beside):
             _, source, objective = cells.get(row["weights"], (None, None, None))
             yield {**row, "source": source, "objective": objective}
 

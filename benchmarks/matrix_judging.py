@@ -62,11 +62,18 @@ def corpus_name(folder: Path) -> str:
 
 
 def arms_of(
-    backbone: str, inits: Mapping[str, Mapping[str, str]], weights: Mapping[str, Path], modes: Sequence[str]
+    backbone: str,
+    inits: Mapping[str, Mapping[str, str]],
+    weights: Mapping[str, Path],
+    modes: Sequence[str],
+    beside: bool = True,
 ) -> list[Arm]:
-    """Scratch, untrained, and every start in every mode: those of ``inits`` and pre-trained ``weights``, by name."""
-    arms = [Arm(f"{backbone}, scratch", "full", None, backbone)]
-    arms += [Arm(f"{backbone}, untrained, frozen", "frozen", None, backbone)]
+    """Scratch and untrained (unless not ``beside``), and every start in every mode: those of ``inits`` and pre-trained ``weights``, by name."""
+    fresh = (
+        Arm(f"{backbone}, scratch", "full", None, backbone),
+        Arm(f"{backbone}, untrained, frozen", "frozen", None, backbone),
+    )
+    arms = list(fresh) if beside else []
     started = {
         name: Arm("", "frozen", None, backbone, init=one[backbone]) for name, one in inits.items() if backbone in one
     }
@@ -79,18 +86,18 @@ def arms_of(
 
 
 def judged(
-    asked: Asked, task: Task, arms: Sequence[Arm], protocol: Protocol, out: Path, workers: int = 0
+    asked: Asked, task: Task, arms: Sequence[Arm], protocol: Protocol, out: Path, workers: int = 0, beside: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Run a task's experiment in ``out``, with its controls and a map of where the best frozen arm looks; its rows.
+    """Run a task's experiment in ``out``; its rows. ``beside``: with its controls and a map of where the best frozen arm looks.
 
     Raises:
         UserError: as :func:`finetune.protocol.run_experiment`.
     """
     people, *others = asked.cohorts()
-    everybody = [*arms, *controls(people, task, arms)]
+    everybody = [*arms, *(controls(people, task, arms) if beside else [])]
     with progress_bar(task.name, "arms × seeds") as show:
         found = run_experiment(people, task, everybody, protocol, out, show, workers, others)
-    if not any(out.glob("explanations/*.png")):  # the last file of an explanation
+    if beside and not any(out.glob("explanations/*.png")):  # the last file of an explanation
         explain(best_frozen(everybody, found), bench_of(people, task, protocol, out, others), out)
     about = {arm["name"]: arm for arm in found["arms"]}
     for share in found["fractions"]:

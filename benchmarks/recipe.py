@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "real_scan": "benchmarks.real_scan.experiment:RealScan",
     "matrix": "benchmarks.matrix:Matrix",
     "diffusion": "benchmarks.diffusion:DiffusionBenchmark",
+    "ranking": "benchmarks.ranking:Ranking",
 }
 
 

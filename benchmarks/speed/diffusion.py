@@ -6,6 +6,7 @@ the same noise, conditions and steps. Rows are measured in turns (:mod:`benchmar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,22 @@ def rows(size: int) -> list[Row]:
             {"prediction": "rectified_flow", "steps": FLOW_STEPS},
             f"{BATCH} at once",
         ),
+        row(
+            f"brainloom, rectified flow {FLOW_STEPS}, bf16",
+            "ours",
+            "Ours",
+            {"prediction": "rectified_flow", "steps": FLOW_STEPS, "bf16": True},
+            f"{BATCH} at once",
+        ),
         row(f"MONAI inferer, DDIM {STEPS}", "peer", "Monai", {"batch": 1}, "one at once"),
         row(f"MONAI inferer, DDIM {STEPS}, {BATCH} at once", "peer", "Monai", {"batch": BATCH}, f"{BATCH} at once"),
+        row(
+            f"MONAI inferer, DDIM {STEPS}, {BATCH} at once, bf16",
+            "peer",
+            "Monai",
+            {"batch": BATCH, "bf16": True},
+            f"{BATCH} at once, called under torch.autocast",
+        ),
     ]
 
 
@@ -83,8 +98,8 @@ class Ours:
 
     turn_s = 0.0
 
-    def __init__(self, shape: list[int], prediction: str, steps: int) -> None:
-        self.networks, self.shape = networks_for(shape), tuple(shape)
+    def __init__(self, shape: list[int], prediction: str, steps: int, bf16: bool = False) -> None:
+        self.networks, self.shape = replace(networks_for(shape), bf16=bf16), tuple(shape)
         self.prediction, self.steps = prediction, steps
         self.volumes_per_call = BATCH
 
@@ -105,7 +120,7 @@ class Monai:
 
     turn_s = 0.0
 
-    def __init__(self, shape: list[int], batch: int) -> None:
+    def __init__(self, shape: list[int], batch: int, bf16: bool = False) -> None:
         import torch
         from monai.inferers.inferer import LatentDiffusionInferer
         from monai.networks.schedulers.ddim import DDIMScheduler
@@ -114,7 +129,7 @@ class Monai:
         from synth.diffusion.networks import foretell
         from synth.diffusion.processes import BETAS, TRAIN_TIMESTEPS
 
-        self.networks = networks = networks_for(shape)
+        self.networks = networks = replace(networks_for(shape), bf16=bf16)
         self.volumes_per_call = batch
 
         class Told(nn.Module):
@@ -138,42 +153,50 @@ class Monai:
 
     def __call__(self, number: int) -> None:
         noise, vector = drawn(self.networks, number, self.volumes_per_call)
-        self.inferer.sample(
-            noise,
-            self.decoder,
-            self.unet,
-            self.scheduler,
-            conditioning=vector[:, None],
-            mode="crossattn",
-            verbose=False,
-        )
+        with self.networks.computing():
+            self.inferer.sample(
+                noise,
+                self.decoder,
+                self.unet,
+                self.scheduler,
+                conditioning=vector[:, None],
+                mode="crossattn",
+                verbose=False,
+            )
 
 
 def ratios(measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over turns, None where a row it takes was skipped. ``same_steps``: MONAI's time a volume, one at once, by
-    ours with as many steps; ``same_steps_batched``: the same, as many at once; ``equal_quality``: MONAI's by that of our
-    rectified flow."""
+    """MONAI's time a volume by ours, medians over turns, None where a row it takes was skipped. ``same_steps``: by ours with as
+    many steps; ``equal_quality``: by our rectified flow; ``equal_quality_bf16``: by that in bfloat16. Each with MONAI one
+    at once and, ``…_batched``, as many at once as ours; ``equal_quality_both_bf16`` is with MONAI called in bfloat16 and
+    batched too."""
     held = {row["name"]: row for row in measured}
-    monai = f"MONAI inferer, DDIM {STEPS}"
-    ours, flow = held.get(f"brainloom, DDIM {STEPS}"), held.get(f"brainloom, rectified flow {FLOW_STEPS}")
-    return {
-        "same_steps": paired(held.get(monai), ours),
-        "same_steps_batched": paired(held.get(f"{monai}, {BATCH} at once"), ours),
-        "equal_quality": paired(held.get(monai), flow),
-        "equal_quality_batched": paired(held.get(f"{monai}, {BATCH} at once"), flow),
+    monai, flow = f"MONAI inferer, DDIM {STEPS}", f"brainloom, rectified flow {FLOW_STEPS}"
+    ours = {
+        "same_steps": f"brainloom, DDIM {STEPS}",
+        "equal_quality": flow,
+        "equal_quality_bf16": f"{flow}, bf16",
     }
+    batched = f"{monai}, {BATCH} at once"
+    found = {name: paired(held.get(monai), held.get(own)) for name, own in ours.items()}
+    found |= {f"{name}_batched": paired(held.get(batched), held.get(own)) for name, own in ours.items()}
+    return {**found, "equal_quality_both_bf16": paired(held.get(f"{batched}, bf16"), held.get(f"{flow}, bf16"))}
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
     """The ratios in words; what could not be measured is left out."""
+    flow = f"MONAI's {STEPS} steps take {{:.2f}} times as long as {FLOW_STEPS} of brainloom's rectified flow"
     said = {
         "same_steps": f"{STEPS} steps each: MONAI takes {{:.2f}} times as long a volume as brainloom",
-        "equal_quality": f"MONAI's {STEPS} steps take {{:.2f}} times as long as {FLOW_STEPS} of brainloom's rectified flow",
+        "equal_quality": flow,
+        "equal_quality_bf16": f"{flow} in bfloat16",
     }
     lines = []
     for name, text in said.items():
-        batched = found[f"{name}_batched"]
         if found[name] is not None:
-            told = "" if batched is None else f" (given {BATCH} at once: {batched:.2f})"
-            lines.append(text.format(found[name]) + told + ".")
+            others = {f"given {BATCH} at once": found[f"{name}_batched"]}
+            if name == "equal_quality_bf16":
+                others["and in bfloat16 too"] = found["equal_quality_both_bf16"]
+            told = ", ".join(f"{words}: {ratio:.2f}" for words, ratio in others.items() if ratio is not None)
+            lines.append(text.format(found[name]) + (f" ({told})" if told else "") + ".")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +50,8 @@ class Diffusion(Generator):
         untold: conditions that are left to the model.
         batch: volumes that the networks see at once; where that would change their bits from place to place (found out
             at the start) they are shown one by one.
+        precision: fp32, or bf16 (bfloat16 where torch's autocast takes it): faster on processors and GPUs that compute in it,
+            with other bits, and quality as docs/diffusion.md measured it.
     """
 
     needs_actor = True
@@ -66,8 +69,11 @@ class Diffusion(Generator):
         masks: Path | None = None,
         untold: tuple[str, ...] = (),
         batch: int = 4,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         _check_numbers(steps, guidance, batch)
+        if precision not in ("fp32", "bf16"):
+            raise UserError(f"precision is '{precision}'; expected fp32 or bf16")
         self.weights = open_weights(Path(weights))
         self.conditions = self.weights.conditions
         self.sampler = self._sampler(sampler)
@@ -78,7 +84,7 @@ class Diffusion(Generator):
             raise UserError(
                 f"guidance is {guidance}, but the weights '{weights}' were never trained without conditions; leave it at 1"
             )
-        self.untold, self.batch = tuple(untold), int(batch)
+        self.untold, self.batch, self.precision = tuple(untold), int(batch), precision
         self._check_told(ages, tuple(diagnoses), asked, people, masks)
         self.people = self._people(ages, tuple(diagnoses), asked, people, masks)
 
@@ -228,7 +234,7 @@ class Diffusion(Generator):
     def _networks(self) -> Networks:
         from synth.diffusion.networks import best_device
 
-        return self.weights.networks(best_device())
+        return replace(self.weights.networks(best_device()), bf16=self.precision == "bf16")
 
 
 def _check_numbers(steps: int | None, guidance: float | None, batch: int) -> None:

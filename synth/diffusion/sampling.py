@@ -31,6 +31,7 @@ class Networks:
         scale: of the latent.
         frame: margins, and labels where there is a ControlNet.
         control: the ControlNet, or None.
+        bf16: whether they compute in bfloat16 where autocast takes it; latents stay in 32 bits between calls.
     """
 
     autoencoder: Autoencoder
@@ -39,6 +40,16 @@ class Networks:
     scale: float
     frame: Frame
     control: Control | None = None
+    bf16: bool = False
+
+    def computing(self) -> torch.autocast:
+        """Where the networks are called."""
+        return torch.autocast(self.centre.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def foretell(self, *told: Any) -> Tensor:
+        """What the U-Net says, in 32 bits (:func:`synth.diffusion.networks.foretell`)."""
+        with self.computing():
+            return foretell(self.unet, *told).float()
 
 
 class Sampler(Protocol):
@@ -82,9 +93,9 @@ def sample_latent(
     latent = noise
     for at, time in enumerate(sampler.times):
         times = torch.full((len(noise),), time, device=noise.device)
-        answer = foretell(networks.unet, latent, times, vector, *rest)
+        answer = networks.foretell(latent, times, vector, *rest)
         if guidance != 1.0:
-            untold = foretell(networks.unet, latent, times, nothing, *rest)
+            untold = networks.foretell(latent, times, nothing, *rest)
             answer = untold + guidance * (answer - untold)
         latent = sampler.step(answer, at, latent)
     return sampler.end(latent)
@@ -128,19 +139,22 @@ def _probes(networks: Networks, count: int, told: int, labelled: tuple[int, int,
 
 
 def _answered(networks: Networks, noise: Tensor, times: Tensor, vector: Tensor, label: Tensor | None = None) -> Tensor:
-    return foretell(networks.unet, noise, times, vector, *_followed(networks, label))
+    return networks.foretell(noise, times, vector, *_followed(networks, label))
 
 
 def _followed(networks: Networks, label: Tensor | None) -> tuple[Any, ...]:
     """ControlNet and what it is shown, where there are both."""
     if label is None or networks.control is None:
         return ()
-    return networks.control, networks.control.embed(networks.frame.places(label))
+    with networks.computing():
+        return networks.control, networks.control.embed(networks.frame.places(label))
 
 
 def decode(networks: Networks, latent: Tensor, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
     """Volumes ``[B, 1, D, H, W]`` in [0, 1] of scaled latents, one decoded at a time, the padding cut off."""
     window = tuple(slice(low, low + n) for (low, _), n in zip(networks.frame.margins, shape, strict=True))
     whole = latent / networks.scale + networks.centre
-    volumes = [networks.autoencoder.decode(one)[0, 0][window].clamp(0, 1).float().cpu() for one in whole.split(1)]
+    with networks.computing():
+        decoded = [networks.autoencoder.decode(one)[0, 0][window] for one in whole.split(1)]
+    volumes = [one.float().clamp(0, 1).cpu() for one in decoded]
     return torch.stack(volumes)[:, None].numpy()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -140,8 +140,11 @@ def test_volumes_keep_grid_range_and_conditions(weights: Path, tmp_path: Path) -
     assert first.image.min() >= 0 and first.image.max() <= 1
 
 
-def test_a_volume_is_the_same_whatever_it_is_made_together_with(weights: Path) -> None:
-    generator = Diffusion(weights, steps=2, batch=4)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_volume_is_the_same_whatever_it_is_made_together_with(
+    weights: Path, precision: Literal["fp32", "bf16"]
+) -> None:
+    generator = Diffusion(weights, steps=2, batch=4, precision=precision)
     drawn = [generator.draw(rng_for(0, index)) for index in range(7)]
     alone = [generator.render(params) for params in drawn]
     for start in (0, 1, 3):
@@ -169,6 +172,14 @@ def test_number_of_threads_does_not_change_bits(weights: Path) -> None:
     finally:
         torch.set_num_threads(before)
     assert not difference(one, two)
+
+
+def test_volumes_in_bfloat16_are_those_in_32_bits_but_for_rounding(weights: Path) -> None:
+    exact, rounded = Diffusion(weights, steps=5), Diffusion(weights, steps=5, precision="bf16")
+    params = exact.draw(rng_for(0, 0))
+    one, other = exact.render(params).image, rounded.render(params).image
+    assert other.dtype == np.float32 and not np.array_equal(one, other)
+    assert np.abs(one - other).mean() < 0.02 and np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
 
 
 def test_conditions_change_the_volume(weights: Path) -> None:
@@ -300,6 +311,7 @@ def test_what_is_left_untold_is_no_covariate_of_the_volume(weights: Path) -> Non
         ({"steps": 0}, "1 to 1000"),
         ({"guidance": float("nan")}, "0 to 20"),
         ({"batch": 0}, "1 or more"),
+        ({"precision": "fp16"}, "expected fp32 or bf16"),
         ({"sampler": "rectified_flow"}, "expected ddim or pndm"),
         ({"untold": ("height",)}, "told age, sex, diagnosis"),
         ({"ages": (40.0, 50.0), "people": Path("people.tsv")}, "give one"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -271,9 +271,12 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return corpus, weights
 
 
-def test_controlled_volumes_come_with_their_label_maps_and_people(controlled: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_controlled_volumes_come_with_their_label_maps_and_people(
+    controlled: tuple[Path, Path], precision: Literal["fp32", "bf16"]
+) -> None:
     corpus, weights = controlled
-    generator = Diffusion(weights, masks=corpus, steps=2)
+    generator = Diffusion(weights, masks=corpus, steps=2, precision=precision)
     params = generator.draw(rng_for(0, 3))
     sample = generator.render(params)
     source = Corpus(corpus)
