@@ -87,18 +87,22 @@ def published_rows() -> list[dict[str, Any]]:
     return content
 
 
+PUBLISHED = ("method", "task", "cohort", "metric", "value", "source")
+NOT_OURS = "Other people, other scans, other splits: not comparable row by row with what was measured."
+
+
+def published_for(tasks: set[str]) -> list[list[Any]]:
+    """The cells under PUBLISHED of what concerns these tasks."""
+    names = ("name", *PUBLISHED[1:])
+    return [[one[name] for name in names] for one in published_rows() if one["task"] in tasks]
+
+
 def published(tasks: set[str]) -> str:
     """A table of its own with numbers from elsewhere; empty where none concern these tasks."""
-    rows = [
-        (one["name"], one["task"], one["cohort"], one["metric"], one["value"], one["source"])
-        for one in published_rows()
-        if one["task"] in tasks
-    ]
+    rows = published_for(tasks)
     if not rows:
         return ""
     return (
         '<section aria-labelledby="published"><h2 id="published">Published elsewhere, not measured here</h2>'
-        "<p>Other people, other scans, other splits: not comparable row by row with what was measured.</p>"
-        + table("Published elsewhere", ("method", "task", "cohort", "metric", "value", "source"), rows)
-        + "</section>"
+        f"<p>{NOT_OURS}</p>" + table("Published elsewhere", PUBLISHED, rows) + "</section>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -42,7 +43,8 @@ def write_report(story: Story, out: Path, published: bool = True) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() not in [folder.resolve() for folder in story.experiments]:
         write_atomically(out / "results.json", json.dumps(gathered, indent=1))
-    write_atomically(out / "report.md", markdown(said, board))
+    tasks = {one["task"] for one in results} if published else set()
+    write_atomically(out / "report.md", markdown(said, board, leaderboard.published_for(tasks)))
     write_atomically(out / "report.html", page)
     return out / "report.html"
 
@@ -87,11 +89,17 @@ def html(
     )
 
 
-def markdown(said: list[str], board: leaderboard.Leaderboard) -> str:
-    """The finding and the leaderboard as Markdown."""
+def markdown(said: list[str], board: leaderboard.Leaderboard, published: list[list[Any]]) -> str:
+    """The finding, the leaderboard and, apart from it, what others published as Markdown."""
 
     def line(cells: list[Any]) -> str:
         return "| " + " | ".join(tables.shown(cell).replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
-    rows = [line(board.head), line(["---"] * len(board.head)), *map(line, board.rows)]
-    return "# brainloom report\n\n" + "\n\n".join(said) + "\n\n## Leaderboard, measured\n\n" + "\n".join(rows) + "\n"
+    def table(head: Sequence[str], rows: list[list[Any]]) -> str:
+        return "\n".join([line(list(head)), line(["---"] * len(head)), *map(line, rows)])
+
+    parts = ["# brainloom report", *said, "## Leaderboard, measured", table(board.head, board.rows)]
+    if published:
+        parts += ["## Published elsewhere, not measured here", leaderboard.NOT_OURS]
+        parts += [table(leaderboard.PUBLISHED, published)]
+    return "\n\n".join(parts) + "\n"

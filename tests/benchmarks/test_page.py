@@ -105,9 +105,12 @@ def test_published_numbers_stand_in_a_table_of_their_own(tmp_path: Path, run: Ru
     assert run("benchmark", "report", folder, "--out", tmp_path / "with").code == 0
     assert run("benchmark", "report", folder, "--out", tmp_path / "without", "--published=false").code == 0
     page = (tmp_path / "with" / "report.html").read_text()
-    measured, _, published = page.partition('id="published"')
-    assert "MedicalNet" in published and "MedicalNet" not in measured
-    assert "MedicalNet" not in (tmp_path / "without" / "report.html").read_text()
+    said = (tmp_path / "with" / "report.md").read_text()
+    for whole, head in ((page, 'id="published"'), (said, "## Published elsewhere, not measured here")):
+        measured, _, published = whole.partition(head)
+        assert "MedicalNet" in published and "MedicalNet" not in measured
+    for name in ("report.html", "report.md"):
+        assert "MedicalNet" not in (tmp_path / "without" / name).read_text()
     assert all(one["source"] for one in leaderboard.published_rows())
 
 
