@@ -59,6 +59,11 @@ def test_ppmi_cohort_numbers_become_diagnoses() -> None:
     assert found["sex"].tolist() == ["F", "M", "F", "M"]
 
 
+def test_mild_impairment_in_parkinsons_disease_is_still_parkinsons_disease() -> None:
+    found = column_map(("pd",)).apply(pd.DataFrame({"group": ["HC", "PD-NC", "PD-MCI"]}))
+    assert found["diagnosis"].tolist() == ["CN", "PD", "PD"]
+
+
 def test_a_map_of_ones_own_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("columns: {diagnosis: [a, b]}\nvalues: {diagnosis: {PD: [x, 7]}}\n")
     found = column_map((str(tmp_path / "mine.yaml"),)).apply(pd.DataFrame({"b": ["X", 7, "y"]}))
