@@ -76,7 +76,7 @@ class DiffusionBenchmark:
     seeds: int = 3
     conditions: tuple[str, ...] = ("age", "sex", "diagnosis", "ventricular_volume", "brain_volume")
     autoencoder_steps: int = 800
-    diffusion_steps: int = 8000
+    diffusion_steps: int = 6000
     shift: float = 3.0
     flow_steps: int = 10
     ddim_steps: int = 50

@@ -251,7 +251,7 @@ class Matrix:
 
         results = {
             "benchmark": "matrix",
-            "options": self._options(),
+            "options": self.options(),
             "left_out": left_out,
             "ranking": ranking(rows),
             "rows": rows,
@@ -262,7 +262,8 @@ class Matrix:
         said = ranking_sentences(rows) + [f"Left out: {name}: {why}" for name, why in left_out.items()]
         write_report(Story(experiments, list(corpora.values()), weights, said=said), out)
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """For JSON."""
         told = {one.name: getattr(self, one.name) for one in fields(self)}
         told["sources"] = {name: spec.recipe() for name, spec in self.sources.items()}
         told["people"] = None if self.people is None else self.people.recipe()

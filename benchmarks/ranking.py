@@ -74,6 +74,8 @@ class Ranking:
         from synth.storage import write_atomically
 
         kept = out / RANKING
+        asked = {**matrix.options(), "blur_mm": self.blur_mm, "seed": seed, "workers": None}
+        asked = json.loads(json.dumps(asked, default=str))
         if not kept.exists():
             whole, started = not out.exists(), time.perf_counter()
             good = out / f"{RIGHT[0]}.zarr"
@@ -88,8 +90,10 @@ class Ranking:
             seconds = round(time.perf_counter() - started, 1) if whole else None
             order = [one["source"] for one in ranked]
             record = {"seed": seed, "order": order, "right": order == list(RIGHT), "ranking": ranked}
-            write_atomically(kept, json.dumps({**record, "seconds": seconds}, indent=1))
+            write_atomically(kept, json.dumps({**record, "seconds": seconds, "asked": asked}, indent=1))
         found: dict[str, Any] = json.loads(kept.read_text())
+        if found.pop("asked") != asked:
+            raise UserError(f"'{out}' holds a repeat with other options; choose another --out")
         return found
 
 

@@ -112,8 +112,6 @@ def subgroups(arms: Sequence[Arm], outcomes: Outcomes, bench: Bench, tested: dic
     main, metric = next(iter(metrics_of(bench.task).items()))
     found = []
     for test_set, who in tested.items():
-        if who.max(initial=0) >= len(bench.people):
-            continue  # of an external cohort
         for kind, group, inside in _groups(bench, who):
             target, whose = bench.target[who][inside], bench.who[who][inside]
             people = len(np.unique(whose))
@@ -130,7 +128,7 @@ def subgroups(arms: Sequence[Arm], outcomes: Outcomes, bench: Bench, tested: dic
 def _groups(bench: Bench, who: Ints) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
     import pandas as pd
 
-    table = bench.cohort.table.loc[[bench.people[at] for at in who]]
+    table = _table(bench, who)
     found = []
     if "age" in table.columns:
         bands = pd.to_numeric(table["age"], errors="coerce") // 10 * 10
@@ -148,6 +146,15 @@ def _groups(bench: Bench, who: Ints) -> list[tuple[str, str, npt.NDArray[np.bool
         for one in np.unique(stages[~healthy & np.isfinite(stages) & (stages > 0)]):
             found.append(("stage", f"{one:g}", healthy | (stages == one)))
     return found
+
+
+def _table(bench: Bench, who: Ints) -> Any:
+    """The rows of people, all of one cohort, in that cohort's table."""
+    first, sets = 0, [(bench.cohort, bench.people), *((one.cohort, one.rows) for one in bench.externals)]
+    while who.max() >= first + len(sets[0][1]):
+        first += len(sets.pop(0)[1])
+    cohort, rows = sets[0]
+    return cohort.table.loc[[rows[at - first] for at in who]]
 
 
 def _pedigree(arm: Arm) -> dict[str, Any] | None:

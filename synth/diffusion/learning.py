@@ -141,7 +141,7 @@ class Learning(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW."""
         trained = [p for p in self.net.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, self.course.rate, weight_decay=1e-4)
+        return torch.optim.AdamW(trained, self.course.rate, weight_decay=1e-4, fused=True)
 
     @property
     def kept(self) -> nn.Module:

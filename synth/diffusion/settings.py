@@ -156,7 +156,7 @@ class Denoising:
             head is.
     """
 
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 8
     learning_rate: float = 2e-3
     prediction: Prediction = "v_prediction"

@@ -92,6 +92,9 @@ def test_repeats_are_counted_kept_and_drawn(tmp_path: Path, run: Run) -> None:
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("seed-*/**/model.safetensors")}
     assert len(kept) == 6 and run("benchmark", "run", recipe, "--out", tmp_path / "out").code == 0
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("seed-*/**/model.safetensors")}
+    recipe.write_text(recipe.read_text() + "blur_mm: 5\n")
+    other = run("benchmark", "run", recipe, "--out", tmp_path / "out")
+    assert other.code == 2 and "other options" in other.err
 
 
 def test_rankings_are_counted_by_lead_and_by_place_with_an_exact_interval() -> None:
