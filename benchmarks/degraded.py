@@ -11,6 +11,7 @@ from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
+from synth.provenance import lineage
 from synth.sample import Sample
 
 
@@ -53,10 +54,7 @@ class Blurred(Generator):
 
     def parents(self) -> list[dict[str, Any]]:
         """The corpus and what it derives from."""
-        about = self.source.parent()
-        further = about.pop("parents")
-        licence = "; ".join(about["licences"]) or "none named"
-        return [{**about, "sha256": about["identity"], "licence": licence}, *further]
+        return lineage(self.source.parent())
 
 
 class Noise(Blurred):

@@ -68,12 +68,11 @@ def arms_of(
     modes: Sequence[str],
     beside: bool = True,
 ) -> list[Arm]:
-    """Scratch and untrained (unless not ``beside``), and every start in every mode: those of ``inits`` and pre-trained ``weights``, by name."""
-    fresh = (
-        Arm(f"{backbone}, scratch", "full", None, backbone),
-        Arm(f"{backbone}, untrained, frozen", "frozen", None, backbone),
-    )
-    arms = list(fresh) if beside else []
+    """Every start in every mode, those of ``inits`` and pre-trained ``weights``, by name; ``beside`` them scratch and untrained."""
+    arms = []
+    if beside:
+        arms += [Arm(f"{backbone}, scratch", "full", None, backbone)]
+        arms += [Arm(f"{backbone}, untrained, frozen", "frozen", None, backbone)]
     started = {
         name: Arm("", "frozen", None, backbone, init=one[backbone]) for name, one in inits.items() if backbone in one
     }

@@ -53,6 +53,14 @@ def ancestors(parents: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
         yield from ancestors(parent.get("parents", []))
 
 
+def lineage(corpus: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A corpus by its parent record (:meth:`synth.corpus.Corpus.parent`), and what it derives from, as one flat list of
+    parents of a generator."""
+    own = {name: value for name, value in corpus.items() if name != "parents"}
+    licence = "; ".join(corpus.get("licences", [])) or "none named"
+    return [{**own, "sha256": corpus["identity"], "licence": licence}, *corpus.get("parents", [])]
+
+
 def preparation(record: Mapping[str, Any]) -> tuple[str, ...]:
     """What was done to a corpus's volumes beyond the grid, by its parent record: some of ``strip``, ``align`` and ``n4``,
     in this order; of a mixture what was done to any part. Scans that came stripped count as stripped."""

@@ -18,6 +18,7 @@ from synth.errors import UserError
 from synth.generator import Generator, Params
 from synth.keys import new_seed, rng_for
 from synth.options import make_spec
+from synth.provenance import lineage
 from synth.sample import Sample
 from synth.storage import write_atomically
 
@@ -73,10 +74,7 @@ class Planted(Generator):
 
     def parents(self) -> list[dict[str, Any]]:
         """The source and what it derives from."""
-        about = self.source.parent()
-        further = about.pop("parents")
-        licence = "; ".join(about["licences"]) or "none named"
-        return [{**about, "sha256": about["identity"], "licence": licence}, *further]
+        return lineage(self.source.parent())
 
 
 def change(rng: np.random.Generator, rotation: float = 0.0, zoom: float = 1.0, blur: float = 0.0) -> Params:

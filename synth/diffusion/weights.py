@@ -14,6 +14,7 @@ import numpy.typing as npt
 from synth.diffusion.conditions import Condition, width
 from synth.diffusion.hub import fetched
 from synth.errors import UserError
+from synth.provenance import lineage
 
 if TYPE_CHECKING:
     import torch
@@ -151,17 +152,15 @@ class DiffusionWeights:
         names = [*FILES, *[CONTROL] * self.controlled]
         checksums = {name: digest(self.path / name) for name in names}
         whole = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
-        corpus = dict(self.config["corpus"])
-        further = corpus.pop("parents", [])
-        licence = "; ".join(corpus.get("licences", [])) or "none named"
+        corpus, *further = lineage(self.config["corpus"])
         mine = {
             "kind": "generator weights",
             "name": self.path.resolve().name,
             "sha256": whole,
-            "licence": f"as the training corpus: {licence}",
+            "licence": f"as the training corpus: {corpus['licence']}",
             "files": checksums,
         }
-        return [mine, {**corpus, "sha256": corpus["identity"], "licence": licence}, *further]
+        return [mine, corpus, *further]
 
 
 def open_weights(path: Path) -> DiffusionWeights:

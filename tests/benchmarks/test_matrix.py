@@ -17,6 +17,7 @@ from benchmarks.recipe import read_recipe
 from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
+from tests.benchmarks.profiles import PROFILE
 from tests.conftest import Run
 from tests.finetune.studies import make_study
 
@@ -82,23 +83,6 @@ def test_what_cannot_be_run_is_refused(options: dict[str, Any], word: str) -> No
 def test_a_recipe_s_cohort_can_be_another_one(tmp_path: Path, checkout: Path) -> None:
     recipe: Any = read_recipe(checkout / "benchmarks" / "recipes" / "ixi_age.yaml", {"cohort": str(tmp_path)})
     assert recipe.cohort == tmp_path and recipe.sources["synthetic"].class_path == "LabelMap"
-
-
-PROFILE = """kind: matrix
-sources: {blobs: {class_path: pretrain.testing.Blobs}}
-people: {class_path: pretrain.testing.Blobs}
-count: 40
-people_count: 24
-backbones: [sfcn_s]
-objectives: [supervised]
-steps: 2
-batch_size: 8
-fractions: [100]
-seeds: 1
-folds: 2
-epochs: 1
-workers: 0
-"""
 
 
 def test_a_stranger_s_generator_is_judged_beside_the_profile_s(

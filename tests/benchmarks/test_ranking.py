@@ -15,25 +15,8 @@ from benchmarks.ranking import RIGHT, summary
 from pretrain.testing import planted_corpus
 from synth.errors import UserError
 from synth.keys import rng_for
+from tests.benchmarks.profiles import PROFILE
 from tests.conftest import Run
-
-PROFILE = """
-kind: matrix
-sources:
-  Blobs: {class_path: pretrain.testing.Blobs}
-  others: {class_path: pretrain.testing.Blobs}
-people: {class_path: pretrain.testing.Blobs}
-count: 40
-people_count: 24
-backbones: [sfcn_s]
-objectives: [supervised]
-steps: 2
-batch_size: 8
-fractions: [100]
-seeds: 1
-folds: 2
-epochs: 1
-"""
 
 
 def row(source: str, task: str, value: float, width: float, higher: bool = True) -> dict[str, Any]:
