@@ -317,7 +317,7 @@ def test_without_the_packages_one_sentence_names_them(
 
 BAD = {
     "kind: real_scam\n": "kind 'real_scam'; expected kind: real_scan",
-    "steps: 3\n": "has no kind; expected kind: diffusion, matrix, real_scan",
+    "steps: 3\n": "has no kind; expected kind: diffusion, matrix, ranking, real_scan",
     "- a\n": "holds list; expected kind",
     "kind: real_scan\nstep: 3\n": "no option 'step'; near: steps",
     "kind: real_scan\n": "lacks 'generator'",
