@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.matrix_figures import draw, ranking, ranking_sentences, sentences
+from benchmarks.matrix_figures import draw, ranking, ranking_sentences, reliability, sentences
 from finetune.arms import MODES
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
@@ -254,6 +254,7 @@ class Matrix:
             "options": self.options(),
             "left_out": left_out,
             "ranking": ranking(rows),
+            "reliability": reliability(rows),
             "rows": rows,
         }
         write_atomically(out / RESULTS, json.dumps(results, indent=1))

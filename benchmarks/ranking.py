@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.matrix import RESULTS, Matrix
+from benchmarks.matrix_figures import ranking, reliability
 from benchmarks.recipe import profile_path, read_recipe
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
@@ -86,32 +87,37 @@ class Ranking:
             )
             named = dict(zip(RIGHT, sources, strict=True))
             replace(matrix, sources=named, seed=seed, workers=self.workers, beside=False).run(out)
-            ranked = json.loads((out / RESULTS).read_text())["ranking"]
             seconds = round(time.perf_counter() - started, 1) if whole else None
-            order = [one["source"] for one in ranked]
-            record = {"seed": seed, "order": order, "right": order == list(RIGHT), "ranking": ranked}
-            write_atomically(kept, json.dumps({**record, "seconds": seconds, "asked": asked}, indent=1))
+            write_atomically(kept, json.dumps({"seed": seed, "seconds": seconds, "asked": asked}, indent=1))
         found: dict[str, Any] = json.loads(kept.read_text())
-        if found.pop("asked") != asked:
+        if found["asked"] != asked:
             raise UserError(f"'{out}' holds a repeat with other options; choose another --out")
-        return found
+        rows = json.loads((out / RESULTS).read_text())["rows"]
+        ranked = ranking(rows)
+        order = [one["source"] for one in ranked]
+        told = {"order": order, "right": order == list(RIGHT), "ranking": ranked, "reliability": reliability(rows)}
+        return {"seed": seed, "seconds": found["seconds"], **told}
 
 
 def summary(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many repeats have the right order, the exact 95 % interval of their share, the same by mean place, seconds."""
+    """How many repeats have the right order, the exact 95 % interval of their share, the same by other rules, seconds."""
     from scipy.stats import binomtest
 
     right = sum(one["right"] for one in repeats)
     interval = binomtest(right, len(repeats)).proportion_ci(method="exact")
-    by_place = [sorted(one["ranking"], key=lambda row: float(row["mean_place"])) for one in repeats]
     seconds = sorted(one["seconds"] for one in repeats if one["seconds"] is not None)
     return {
         "right": right,
         "of": len(repeats),
         "share": {"value": right / len(repeats), "low": float(interval.low), "high": float(interval.high)},
-        "right_by_mean_place": sum([row["source"] for row in rows] == list(RIGHT) for rows in by_place),
+        "right_by_plain_lead": sum(_is_right(one, lambda row: -row["plain_lead"]) for one in repeats),
+        "right_by_mean_place": sum(_is_right(one, lambda row: row["mean_place"]) for one in repeats),
         "median_seconds": seconds[len(seconds) // 2] if seconds else None,
     }
+
+
+def _is_right(repeat: dict[str, Any], key: Callable[[dict[str, Any]], float]) -> bool:
+    return [row["source"] for row in sorted(repeat["ranking"], key=key)] == list(RIGHT)
 
 
 def told(repeat: dict[str, Any]) -> str:
@@ -126,7 +132,8 @@ def sentence(results: dict[str, Any]) -> str:
     time_ = "" if cost is None else f"; one repeat takes {cost / 60:.1f} minutes"
     return (
         f"Ranked rightly (good, blurred, noise): {results['right']} of {results['of']} repeats, 95 % interval "
-        f"{share['low']:.2f} to {share['high']:.2f}; by mean place {results['right_by_mean_place']}{time_}."
+        f"{share['low']:.2f} to {share['high']:.2f}; were every task to count in full {results['right_by_plain_lead']}, by mean place "
+        f"{results['right_by_mean_place']}{time_}."
     )
 
 

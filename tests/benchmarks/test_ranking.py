@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.degraded import Blurred, Noise
-from benchmarks.matrix_figures import ranking
+from benchmarks.matrix_figures import ranking, ranking_sentences, reliability
 from benchmarks.ranking import RIGHT, summary
 from pretrain.testing import planted_corpus
 from synth.errors import UserError
@@ -26,15 +26,34 @@ def row(source: str, task: str, value: float, width: float, higher: bool = True)
     return {"source": source, "metrics": {"all": metric}, **about, **kind}
 
 
-def test_what_is_told_apart_counts_for_more_than_what_is_not() -> None:
+def test_a_task_at_chance_counts_for_nothing_and_a_clear_one_in_full() -> None:
     tasks = ("ad", "pd", "memory")
     noise = [row(*told) for task in tasks for told in (("good", task, 0.50, 0.4), ("bad", task, 0.51, 0.4))]
     clear = [row("good", "age", 5.0, 0.5, False), row("bad", "age", 8.0, 0.5, False)]
     first, last = ranking(noise + clear)
     assert (first["source"], first["first"], first["mean_place"]) == ("good", 1, 1.75)
     assert last["mean_place"] == 1.25 and first["lead"] == pytest.approx(-last["lead"])
-    error = 0.5 / 3.92
-    assert ranking(clear)[0]["lead"] == pytest.approx(1.5 / error, rel=1e-3)
+    lead = 1.5 / (0.5 / 3.92)
+    weights = reliability(noise + clear)
+    assert weights == {"ad": 0.0, "pd": 0.0, "memory": 0.0, "age": pytest.approx(1 - 1 / (2 * lead**2), rel=1e-3)}
+    assert first["lead"] == pytest.approx(weights["age"] * lead / 4, rel=1e-3)
+    assert first["plain_lead"] == pytest.approx((lead - 3 * 0.005 / (0.4 / 3.92)) / 4, rel=1e-3)
+    assert "age 1.00" in ranking_sentences(noise + clear)[0]
+    assert "no task tells them apart" in ranking_sentences(noise)[0]
+
+
+def test_reliability_is_what_simulated_tasks_have() -> None:
+    """Sources whose true values have the variance V, measured with the variance 1: reliability V / (V + 1)."""
+    rng = np.random.default_rng(0)
+    for spread in (0.0, 1.0, 3.0):
+        rows = []
+        for number in range(400):  # comparisons of one task
+            truth = rng.normal(0, spread, 3)
+            rows += [
+                row(name, "t", value, 3.92) | {"percent": number}
+                for name, value in zip("abc", truth + rng.normal(0, 1, 3), strict=True)
+            ]
+        assert reliability(rows)["t"] == pytest.approx(spread**2 / (spread**2 + 1), abs=0.1)
 
 
 def test_metrics_without_an_interval_width_lead_nobody() -> None:
@@ -82,11 +101,15 @@ def test_repeats_are_counted_kept_and_drawn(tmp_path: Path, run: Run) -> None:
 
 def test_rankings_are_counted_by_lead_and_by_place_with_an_exact_interval() -> None:
     def repeat(order: tuple[str, ...], seconds: float | None) -> dict[str, Any]:
-        rows = [{"source": name, "lead": 1.0 - n, "mean_place": n + 1.0} for n, name in enumerate(order)]
+        rows = [
+            {"source": name, "lead": 1.0 - n, "plain_lead": -1.0 * n, "mean_place": n + 1.0}
+            for n, name in enumerate(order)
+        ]
         return {"order": list(order), "right": order == RIGHT, "ranking": rows, "seconds": seconds}
 
     found = summary([repeat(RIGHT, 60.0)] * 9 + [repeat(RIGHT[::-1], None)])
-    assert (found["right"], found["of"], found["right_by_mean_place"], found["median_seconds"]) == (9, 10, 9, 60.0)
+    assert (found["right"], found["of"], found["right_by_plain_lead"], found["right_by_mean_place"]) == (9, 10, 9, 9)
+    assert found["median_seconds"] == 60.0
     assert found["share"]["low"] == pytest.approx(0.555, abs=1e-3)  # Clopper and Pearson
     assert found["share"]["high"] == pytest.approx(0.9975, abs=1e-4)
 
