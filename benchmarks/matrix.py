@@ -48,6 +48,7 @@ class Matrix:
         backbones: of ``pretrain backbones``.
         objectives: of ``pretrain run``; a backbone that one cannot serve goes without, which the results say.
         steps, batch_size: of every pre-training.
+        pretrain_seeds: pre-trainings of each cell, with as many seeds; those of the protocol take them in turn.
         strip: whether the cohort's scans are brain-extracted first (needs deepbet).
         align: whether they are then brought to the template by an affine map, as ``synth import --align``.
         n4: whether their bias field is taken out.
@@ -78,6 +79,7 @@ class Matrix:
     backbones: tuple[str, ...] = ("sfcn_s", "vit_xs")
     objectives: tuple[str, ...] = ("supervised", "mae", "masked", "simclr", "yaware", "segment", "contrasts")
     steps: int = 1000
+    pretrain_seeds: int = 1
     batch_size: int = 16
     strip: bool = False
     align: bool = False
@@ -110,9 +112,14 @@ class Matrix:
             raise UserError(
                 "matrix: sources is empty; expected name: class_path and init_args of one generator or more"
             )
-        for name in ("count", "people_count", "steps", "batch_size", "seeds", "epochs"):
+        for name in ("count", "people_count", "steps", "pretrain_seeds", "batch_size", "seeds", "epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"matrix: {name} is {getattr(self, name)}; expected 1 or more")
+        if self.pretrain_seeds > self.seeds:
+            raise UserError(
+                f"matrix: pretrain_seeds is {self.pretrain_seeds} with seeds {self.seeds}; expected at most as many, "
+                "for each seed of the protocol takes one pre-training"
+            )
         if (self.align or self.n4) and not self.strip:
             raise UserError("matrix: align and n4 need the brain alone; expected strip: true beside them")
         for mode in set(self.modes) - set(MODES):
@@ -140,7 +147,7 @@ class Matrix:
         left_out |= dict(self._left_out(corpora))
         weights = dict(self._pretrained(corpora, left_out, out / "weights"))
         rows = [row for task in tasks for row in self._judged(task, asked.get(task.name), weights, grid, out)]
-        self._write(out, rows, left_out, corpora, list(weights.values()))
+        self._write(out, rows, left_out, corpora, [folder for folders in weights.values() for folder in folders])
         print("\n".join([*ranking_sentences(rows), *sentences(rows)]))
         return 0
 
@@ -156,7 +163,7 @@ class Matrix:
         )
 
     def _judged(
-        self, task: Task, asked: Asked | None, weights: Mapping[Cell, Path], grid: Grid, out: Path
+        self, task: Task, asked: Asked | None, weights: Mapping[Cell, list[Path]], grid: Grid, out: Path
     ) -> Iterator[dict[str, Any]]:
         """One row an arm and fraction of the labels."""
         from benchmarks.matrix_judging import Asked, arms_of, corpus_name, judged
@@ -176,8 +183,8 @@ class Matrix:
         arms = []
         for backbone in self.backbones:
             own = {
-                f"{source}, {objective}": path
-                for (word, source, objective), path in weights.items()
+                f"{source}, {objective}": folders
+                for (word, source, objective), folders in weights.items()
                 if word == backbone
             }
             arms += arms_of(backbone, self.inits, own, self.modes, self.beside)
@@ -227,16 +234,20 @@ class Matrix:
 
     def _pretrained(
         self, corpora: Mapping[str, Path], left_out: Mapping[str, str], out: Path
-    ) -> Iterator[tuple[Cell, Path]]:
-        """Cell → weights."""
+    ) -> Iterator[tuple[Cell, list[Path]]]:
+        """Cell → weights, a folder for each seed of pre-training."""
         from pretrain.train import TrainOptions, pretrain
 
         for cell in self._cells(corpora):
             backbone, source, objective = cell
-            if name_of(cell) not in left_out:
-                options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=self.seed)
-                pretrain(corpora[source], out / name_of(cell), options)
-                yield cell, out / name_of(cell)
+            if name_of(cell) in left_out:
+                continue
+            folders = []
+            for number in range(self.pretrain_seeds):
+                options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=self.seed + number)
+                folders.append(out / (name_of(cell) + (f"-seed{number}" if number else "")))
+                pretrain(corpora[source], folders[-1], options)
+            yield cell, folders
 
     def _write(
         self,

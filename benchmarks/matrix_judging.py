@@ -64,11 +64,12 @@ def corpus_name(folder: Path) -> str:
 def arms_of(
     backbone: str,
     inits: Mapping[str, Mapping[str, str]],
-    weights: Mapping[str, Path],
+    weights: Mapping[str, Sequence[Path]],
     modes: Sequence[str],
     beside: bool = True,
 ) -> list[Arm]:
-    """Every start in every mode, those of ``inits`` and pre-trained ``weights``, by name; ``beside`` them scratch and untrained."""
+    """Every start in every mode, by name, those of ``inits`` and of pre-trained ``weights``, a folder for each seed of pre-training;
+    ``beside`` them scratch and untrained."""
     arms = []
     if beside:
         arms += [Arm(f"{backbone}, scratch", "full", None, backbone)]
@@ -76,7 +77,7 @@ def arms_of(
     started = {
         name: Arm("", "frozen", None, backbone, init=one[backbone]) for name, one in inits.items() if backbone in one
     }
-    started |= {name: Arm("", "frozen", folder, backbone) for name, folder in weights.items()}
+    started |= {name: Arm("", "frozen", first, backbone, again=tuple(more)) for name, (first, *more) in weights.items()}
     for name, arm in started.items():
         arms += [
             replace(arm, name=f"{backbone}, {name}, {MODE_NAMES[mode]}", mode=mode) for mode in MODES if mode in modes

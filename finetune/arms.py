@@ -28,6 +28,7 @@ class Arm:
         backbone: of fresh arms.
         init: where a fresh backbone begins, such as a network of images or videos (:mod:`pretrain.starts`).
         control: shuffled and planted go through the network; the others are models without one.
+        again: the same pre-training with other seeds, whose turn comes with the protocol's second seed and on.
     """
 
     name: str
@@ -36,6 +37,16 @@ class Arm:
     backbone: str = "sfcn_s"
     control: Control = ""
     init: str = SCRATCH
+    again: tuple[Path, ...] = ()
+
+    @property
+    def pretrainings(self) -> tuple[Path, ...]:
+        """Every folder of weights."""
+        return () if self.weights is None else (self.weights, *self.again)
+
+    def weights_at(self, seed: int) -> Path | None:
+        """The weights that a seed of the protocol starts from, counted around; None of a fresh backbone."""
+        return self.pretrainings[seed % len(self.pretrainings)] if self.pretrainings else None
 
     @property
     def is_fresh(self) -> bool:

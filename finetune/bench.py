@@ -87,9 +87,9 @@ class Bench:
         from finetune.lora import add_adapters
         from pretrain.weights import corpora_of, read_config
 
-        if arm.weights is not None:
-            self._refuse_leaks(read_config(arm.weights).corpora(), str(arm.weights))
-        elif not arm.without_network:
+        for weights in arm.pretrainings:
+            self._refuse_leaks(read_config(weights).corpora(), str(weights))
+        if arm.weights is None and not arm.without_network:
             self._refuse_leaks(corpora_of(self.start(arm)), arm.init)
         if arm.control in ("volumes", "demographics"):
             self._columns(arm.control)
@@ -113,7 +113,7 @@ class Bench:
         """Warn of weights that saw volumes prepared as a cohort's are not; once for every folder of weights and cohort."""
         from pretrain.weights import read_config
 
-        for place in dict.fromkeys(arm.weights for arm in arms if arm.weights is not None):
+        for place in dict.fromkeys(weights for arm in arms for weights in arm.pretrainings):
             about = read_config(place)
             for cohort in (self.cohort, *(one.cohort for one in self.externals)):
                 warn_if_prepared_otherwise(cohort, about.corpus, str(place), (about.shape, about.spacing))
@@ -150,12 +150,14 @@ class Bench:
 
     def record_path(self, arm: Arm, seed: int, percent: float) -> Path:
         """Where what one arm, seed and fraction gave is kept."""
-        identity = arm.weights.resolve().name if arm.weights else ""
-        if arm.weights is not None:
-            identity += hashlib.sha256((arm.weights / "model.safetensors").read_bytes()).hexdigest()
+        weights = arm.weights_at(seed)
+        identity = weights.resolve().name if weights else ""
+        if weights is not None:
+            identity += hashlib.sha256((weights / "model.safetensors").read_bytes()).hexdigest()
         elif not arm.is_fresh:
             identity += digest_of(arm.init)
-        content = [RECORD_VERSION, self.fingerprint, asdict(arm) | {"weights": identity}, seed, percent]
+        about = {key: value for key, value in asdict(arm).items() if key != "again"} | {"weights": identity}
+        content = [RECORD_VERSION, self.fingerprint, about, seed, percent]
         key = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
         return self.out / "arms" / f"{key[:20]}.json"
 
@@ -168,7 +170,8 @@ class Bench:
         outcome = self.predict(arm, seed, layout)
         path.parent.mkdir(parents=True, exist_ok=True)
         seconds = round(time.perf_counter() - started, 2)
-        about = {"arm": asdict(arm) | {"weights": str(arm.weights) if arm.weights else None}}
+        weights = arm.weights_at(seed)
+        about = {"arm": asdict(replace(arm, again=())) | {"weights": str(weights) if weights else None}}
         record = about | {"seed": seed, "percent": percent} | outcome.record() | {"seconds": seconds}
         write_atomically(path, json.dumps(record))
         return read_record(path)
@@ -277,9 +280,10 @@ class Bench:
         from pretrain.starts import make_start
         from pretrain.weights import load_weights
 
-        if arm.weights is None:
+        weights = arm.weights_at(seed)
+        if weights is None:
             return make_start(arm.init, arm.backbone, self.protocol.grid[0], seed=seed)[0], self.protocol.grid
-        backbone, about = load_weights(arm.weights)
+        backbone, about = load_weights(weights)
         return backbone, (about.shape, about.spacing)
 
     def images(self, grid: Grid) -> npt.NDArray[np.float32]:
@@ -307,7 +311,8 @@ class Bench:
         if arm.without_network:
             return self._columns(arm.control)
         # weights give the same features at every seed
-        key = (arm.weights, arm.backbone, arm.init, None if arm.weights else seed, arm.control == "planted")
+        weights = arm.weights_at(seed)
+        key = (weights, arm.backbone, arm.init, None if weights else seed, arm.control == "planted")
         if key not in self._features:
             backbone, grid = self.backbone(arm, seed)
             images = self.images(grid)

@@ -169,6 +169,7 @@ def _pedigree(arm: Arm) -> dict[str, Any] | None:
         "training": about.training,
         "figures": about.figures,
         "corpus": about.corpus,
+        **({"again": [folder.name for folder in arm.again]} if arm.again else {}),
     }
 
 
