@@ -74,11 +74,16 @@ class Ranking:
         """Seed, order, the ranking, and the seconds of a repeat that was never stopped."""
         from synth.storage import write_atomically
 
-        kept = out / RANKING
+        kept, results = out / RANKING, out / RESULTS
         asked = {**matrix.options(), "blur_mm": self.blur_mm, "seed": seed, "workers": None}
-        asked = json.loads(json.dumps(asked, default=str))
-        if not kept.exists():
-            whole, started = not out.exists(), time.perf_counter()
+        record = {"seed": seed, "seconds": None, "asked": json.loads(json.dumps(asked, default=str))}
+        whole, started = not kept.exists(), time.perf_counter()
+        if whole:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, json.dumps(record, indent=1))
+        elif json.loads(kept.read_text())["asked"] != record["asked"]:
+            raise UserError(f"'{out}' holds a repeat with other options; choose another --out")
+        if not results.exists():
             good = out / f"{RIGHT[0]}.zarr"
             sources = (
                 next(iter(matrix.sources.values())),
@@ -87,16 +92,14 @@ class Ranking:
             )
             named = dict(zip(RIGHT, sources, strict=True))
             replace(matrix, sources=named, seed=seed, workers=self.workers, beside=False).run(out)
-            seconds = round(time.perf_counter() - started, 1) if whole else None
-            write_atomically(kept, json.dumps({"seed": seed, "seconds": seconds, "asked": asked}, indent=1))
-        found: dict[str, Any] = json.loads(kept.read_text())
-        if found["asked"] != asked:
-            raise UserError(f"'{out}' holds a repeat with other options; choose another --out")
-        rows = json.loads((out / RESULTS).read_text())["rows"]
+            if whole:
+                record["seconds"] = round(time.perf_counter() - started, 1)
+                write_atomically(kept, json.dumps(record, indent=1))
+        rows = json.loads(results.read_text())["rows"]
         ranked = ranking(rows)
         order = [one["source"] for one in ranked]
         told = {"order": order, "right": order == list(RIGHT), "ranking": ranked, "reliability": reliability(rows)}
-        return {"seed": seed, "seconds": found["seconds"], **told}
+        return {"seed": seed, "seconds": json.loads(kept.read_text())["seconds"], **told}
 
 
 def summary(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:

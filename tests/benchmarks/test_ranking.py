@@ -95,6 +95,7 @@ def test_repeats_are_counted_kept_and_drawn(tmp_path: Path, run: Run) -> None:
     assert len(kept) == 6 and run("benchmark", "run", recipe, "--out", tmp_path / "out").code == 0
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("seed-*/**/model.safetensors")}
     recipe.write_text(recipe.read_text() + "blur_mm: 5\n")
+    (tmp_path / "out" / "seed-4" / "matrix.json").unlink()  # also where a repeat was stopped
     other = run("benchmark", "run", recipe, "--out", tmp_path / "out")
     assert other.code == 2 and "other options" in other.err
 
