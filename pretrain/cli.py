@@ -99,13 +99,23 @@ def plan(
     objective: ObjectiveSpec = DEFAULT,
     steps: int = 2000,
     batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.05,
+    seed: int = 0,
     precision: Literal["bf16", "fp32"] = "bf16",
     ratios: tuple[float, ...] = (),
     init: str = "scratch",
     accumulate: int = 1,
+    layer_decay: float = 1.0,
     ema: float = 0.0,
     compile: bool = False,
     workers: int = 1,
+    out: Path | None = None,
+    follow: bool = False,
+    probe_every: int | None = None,
+    probe_samples: int | None = None,
+    address: str | None = None,
+    loggers: tuple[str, ...] = (),
 ) -> int:
     """What run with the same options will take: memory, hours, GPU-hours. A few steps are taken; nothing is written.
 
@@ -115,13 +125,23 @@ def plan(
         objective: as for run.
         steps: training steps.
         batch_size: volumes a batch.
+        learning_rate: as for run.
+        weight_decay: as for run.
+        seed: as for run.
         precision: bf16 (autocast) or fp32.
         ratios: how much of each corpus is in the batches.
         init: as for run.
         accumulate: batches whose gradients make one step.
+        layer_decay: as for run.
         ema: as for run.
         compile: the backbone through torch.compile.
         workers: processes that train together, taken to be as quick as one.
+        out: taken, so that the command for run serves here; it changes nothing, like the options after it.
+        follow: changes nothing.
+        probe_every: changes nothing, probes are not timed.
+        probe_samples: changes nothing.
+        address: changes nothing, the steps are taken on this machine.
+        loggers: changes nothing.
     """
     from pretrain.options import TrainOptions
     from pretrain.plan import plan as make_plan
@@ -131,10 +151,14 @@ def plan(
         objective.class_path,
         steps,
         batch_size,
+        learning_rate,
+        weight_decay,
+        seed=seed,
         precision=precision,
         init=init,
         objective_options=dict(objective.init_args),
         accumulate=accumulate,
+        layer_decay=layer_decay,
         ema=ema,
         compile=compile,
         workers=workers,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,16 +18,27 @@ from synth.stream.merged import Merged
 
 CHUNK = 16
 HELD_OUT = 0.1
+PERSON = "participant_id"
 
 
 def split(corpus: Merged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sample numbers to train on, and the last tenth of every corpus."""
+    """Sample numbers to train on, and the last tenth of every corpus; all of a person's scans are on one side."""
     training, held_out = [], []
-    for low, high in itertools.pairwise(corpus.offsets):
-        held = max(1, round((high - low) * HELD_OUT))
-        training.append(np.arange(low, high - held))
-        held_out.append(np.arange(high - held, high))
+    for part, low, high in zip(corpus.corpora, corpus.offsets[:-1], corpus.offsets[1:], strict=True):
+        aside = np.arange(high - low) >= high - low - max(1, round((high - low) * HELD_OUT))
+        aside = _whole_people(part, aside)
+        training.append(low + np.flatnonzero(~aside))
+        held_out.append(low + np.flatnonzero(aside))
     return np.concatenate(training), np.concatenate(held_out)
+
+
+def _whole_people(corpus: Corpus, aside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """``aside`` with every scan of the people in it, where the corpus says who they are and others are left."""
+    if not corpus.complete or PERSON not in corpus.entry(0)["covariates"]:
+        return aside
+    people = corpus.covariates()[PERSON].to_numpy()
+    theirs: npt.NDArray[np.bool_] = np.isin(people, people[aside])
+    return aside if theirs.all() else theirs
 
 
 class HeldOut:

@@ -51,14 +51,15 @@ class World:
         if self.size == 1:
             return {"devices": 1}
         import torch
-        from lightning.pytorch.plugins.environments import TorchElasticEnvironment
         from lightning.pytorch.strategies import DDPStrategy
+
+        from pretrain.lightning_parts import UnevenNodes
 
         return {
             "devices": self.local_size,
-            "num_nodes": self.size // self.local_size,
+            "num_nodes": -(-self.size // self.local_size),
             "strategy": DDPStrategy(find_unused_parameters=True),
-            "plugins": [TorchElasticEnvironment()],
+            "plugins": [UnevenNodes()],
             "sync_batchnorm": torch.cuda.is_available(),  # torch has none for CPUs
         }
 

@@ -56,7 +56,13 @@ def make_loggers(names: Sequence[str], out: Path, step: int, first: bool = True)
         place.mkdir(parents=True, exist_ok=True)
         made.append(WandbLogger(out.name, save_dir=place, project="brainloom", id=run_id(out), resume="allow"))
     if "mlflow" in names:
-        made.append(MLFlowLogger("brainloom", run_name=out.name, save_dir=str(out / FOLDER / "mlruns")))
+        kept = out / FOLDER / "mlflow_run"
+        known = kept.read_text() if kept.is_file() else None
+        runs = MLFlowLogger("brainloom", run_name=out.name, save_dir=str(out / FOLDER / "mlruns"), run_id=known)
+        if known is None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, str(runs.run_id))
+        made.append(runs)
     return made
 
 

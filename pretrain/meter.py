@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -23,10 +24,11 @@ class Meter(lightning.Callback):
     Args:
         feed: where batches come from.
         options: of the run.
+        aside: seconds so far that were not training, such as probes.
     """
 
-    def __init__(self, feed: Feed, options: TrainOptions) -> None:
-        self.feed, self.options = feed, options
+    def __init__(self, feed: Feed, options: TrainOptions, aside: Callable[[], float] = lambda: 0.0) -> None:
+        self.feed, self.options, self.aside = feed, options, aside
         self.every = min(LOG_STEPS, max(1, options.steps // 10))
         self.seconds, self.waited, self.steps = 0.0, 0.0, 0
         self.device = "cpu"
@@ -44,7 +46,7 @@ class Meter(lightning.Callback):
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """The clock starts."""
         self.device = module.device.type
-        self._since = (time.perf_counter(), self.feed.waited)
+        self._since = (time.perf_counter() - self.aside(), self.feed.waited)
         self._logged = (self.steps, self.seconds, self.waited)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *arguments: Any) -> None:
@@ -53,7 +55,7 @@ class Meter(lightning.Callback):
         if step == self.steps:
             return
         self.steps = step
-        clock = (time.perf_counter(), self.feed.waited)
+        clock = (time.perf_counter() - self.aside(), self.feed.waited)
         self.seconds += clock[0] - self._since[0]
         self.waited += clock[1] - self._since[1]
         self._since = clock

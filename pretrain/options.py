@@ -62,6 +62,8 @@ class TrainOptions:
                 raise UserError(f"--probe-{name} is {number}; expected {least} or more")
         if not 0 < self.learning_rate < 1:
             raise UserError(f"--learning-rate is {self.learning_rate}; expected a number between 0 and 1")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"--weight-decay is {self.weight_decay}; expected 0 or more")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay is {self.layer_decay}; expected above 0 and at most 1, such as 0.75")
         if not 0 <= self.ema < 1:

@@ -22,12 +22,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def what_to_lower(options: TrainOptions) -> str:
     """What to change, the change that leaves the most as it was first."""
+    from pretrain.objectives import find_objectives
+
     ways = []
-    if options.batch_size > 1:
-        half = options.batch_size // 2
-        ways.append(
-            f"--batch-size {half} --accumulate {options.accumulate * -(-options.batch_size // half)} (as many volumes a step)"
-        )
+    half, least = options.batch_size // 2, max(c.smallest_batch for c in find_objectives(options.objective).values())
+    if half >= least:
+        fewer = "" if least == 1 else f", though {options.objective} sees {half} at once"
+        accumulate = options.accumulate * -(-options.batch_size // half)
+        ways.append(f"--batch-size {half} --accumulate {accumulate} (as many volumes a step{fewer})")
     if options.backbone.startswith(("vit", "swin")) and "checkpointing=true" not in options.backbone:
         joint = "," if ":" in options.backbone else ":"
         ways.append(f"--backbone {options.backbone}{joint}checkpointing=true")

@@ -133,6 +133,7 @@ class Probing(lightning.Callback):
     def __init__(self, probe: Probe, every: int, steps: int, seed: int = 0) -> None:
         self.probe, self.every, self.steps, self.seed = probe, every, steps, seed
         self.history: dict[int, dict[str, float]] = {}
+        self.seconds = 0.0  # that looking took in this process
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far; kept in checkpoints, so that a resumed run's log is whole."""
@@ -163,7 +164,9 @@ class Probing(lightning.Callback):
         self._draw(objective, folder / f"pictures-{step:06d}.png")
         if outlook.alarm and step > 0:
             print(f"brainloom: warning: step {step}: {outlook.alarm}", file=sys.stderr)
-        figures = {**self.history[step], "seconds": round(time.perf_counter() - started, 2)}
+        taken = time.perf_counter() - started
+        self.seconds += taken
+        figures = {**self.history[step], "seconds": round(taken, 2)}
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in figures.items()}, step=step)
 

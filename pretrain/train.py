@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import sys
@@ -24,6 +25,7 @@ from pretrain.feed import Feed
 from pretrain.held_out import HeldOut, split
 from pretrain.intensity import standardise
 from pretrain.launch import World, on_ray, together, world_here
+from pretrain.lightning_parts import WholeCheckpoints
 from pretrain.loggers import USUAL, check_loggers, make_loggers
 from pretrain.meter import Meter
 from pretrain.module import GRADIENT_NORM, Pretraining
@@ -39,9 +41,11 @@ from synth.errors import UserError
 from synth.plugins import plain
 from synth.progress import progress_bar
 from synth.sample import spacing_of
+from synth.storage import write_atomically
 from synth.stream import PATIENCE_S, Stream
 from synth.stream.merged import Merged
 
+CHECKPOINTS, BEGUN = "checkpoints", "run.json"
 CHECKPOINT_STEPS = 100
 MOST_EVALUATED = (
     4096  # held-out samples behind the card's figures: a tenth of a million would take longer than training
@@ -161,6 +165,9 @@ def begin(
         )
     recipe = " ".join(part.header.checksum for part in corpus.corpora)
     identity = hashlib.sha256(f"{recipe} {corpus.ratios}".encode()).hexdigest()
+    begun = out / CHECKPOINTS / BEGUN
+    if last_checkpoint(out, identity).exists() and begun.exists():
+        refuse_others(options, json.loads(begun.read_text()), f"'{out}' holds the checkpoint of a run")
     return Job(corpus, backbone, objective, training, held_out, identity, parent, start, follow)
 
 
@@ -193,7 +200,7 @@ def _finish(
         start=job.start.record() if job.start else None,
     )
     save_weights(out, kept.backbone, about)
-    remove_folder(out / "checkpoints")
+    remove_folder(out / CHECKPOINTS)
 
 
 def make_stream(job: Job, options: TrainOptions, here: World) -> Stream:
@@ -245,29 +252,41 @@ def _finished(out: Path, options: TrainOptions, parent: dict[str, Any]) -> Weigh
     if not (out / CONFIG).exists():
         return None
     there = read_config(out)
-    for option in fields(options):
-        default = option.default if option.default_factory is MISSING else option.default_factory()
-        asked, made = plain(getattr(options, option.name)), there.training.get(option.name, default)
-        if made != asked and option.name not in HOW_LOOKED_AT:
-            raise UserError(
-                f"'{out}' holds weights with {option.name} {made}, asked for was {asked}; choose another --out"
-            )
+    refuse_others(options, there.training, f"'{out}' holds weights")
     if there.corpus.get("identity") != parent["identity"]:
         raise UserError(f"'{out}' holds weights of another corpus ({there.corpus.get('name')}); choose another --out")
     return there
+
+
+def refuse_others(options: TrainOptions, made: dict[str, Any], what: str) -> None:
+    """Raise UserError when ``made``, the options of ``what``, are not those asked for."""
+    for option in fields(options):
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        asked, there = plain(getattr(options, option.name)), made.get(option.name, default)
+        if there != asked and option.name not in HOW_LOOKED_AT:
+            raise UserError(f"{what} with {option.name} {there}, asked for was {asked}; choose another --out")
+
+
+def last_checkpoint(out: Path, identity: str) -> Path:
+    """Where a run's last checkpoint is; ``identity``: of its corpora and their mixture."""
+    return out / CHECKPOINTS / f"{identity[:12]}-last.ckpt"
 
 
 def _fit(
     job: Job, out: Path, options: TrainOptions, loggers: Sequence[str], here: World
 ) -> tuple[Objective, dict[str, Any], Probing | None]:
     """Run the steps that are left; returns the objective to keep, what the run took, and what looked at it."""
-    last = out / "checkpoints" / f"{job.identity[:12]}-last.ckpt"
+    last = last_checkpoint(out, job.identity)
     stream = make_stream(job, options, here)
     feed = Feed(stream, options.steps * options.accumulate)
     probing = _probing(job.corpus, options, job.training, job.held_out) if here.first else None
     module = Pretraining(job.objective, options, prepared=stream.transform is not None)
-    meter = Meter(feed, options)
+    meter = Meter(feed, options, lambda: probing.seconds if probing else 0.0)
+    if here.first:
+        last.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(last.parent / BEGUN, json.dumps(plain(asdict(options))))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips and hardware lines
+    settings = here.for_lightning()
     title = f"pretrain {options.backbone} {options.objective}"
     with progress_bar(title, "steps", here.first) as show, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about loader workers and loggers does not apply
@@ -283,7 +302,8 @@ def _fit(
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
             logger=make_loggers(loggers, out, step_of(last), here.first),
             gradient_clip_val=GRADIENT_NORM,
-            **here.for_lightning(),
+            plugins=[WholeCheckpoints(), *settings.pop("plugins", [])],
+            **settings,
         )
         try:
             trainer.fit(module, feed, ckpt_path=str(last) if last.exists() else None)
@@ -293,16 +313,13 @@ def _fit(
 
 
 def _saver(last: Path) -> ModelCheckpoint:
-    saver = ModelCheckpoint(
+    return ModelCheckpoint(
         last.parent,
-        filename=last.stem.replace("-last", "-step"),
+        filename=last.stem,
         every_n_train_steps=CHECKPOINT_STEPS,
-        save_last=True,
         save_top_k=1,
-        enable_version_counter=False,
+        enable_version_counter=False,  # the next one takes the place of the one before
     )
-    saver.CHECKPOINT_NAME_LAST = last.stem
-    return saver
 
 
 def step_of(checkpoint: Path) -> int:
@@ -315,8 +332,8 @@ def step_of(checkpoint: Path) -> int:
 @torch.no_grad()
 def _figures(objective: Objective, corpus: Merged, indices: npt.NDArray[np.int64]) -> dict[str, float]:
     """The objective's figures on the held-out samples."""
-    objective = objective.eval()
-    device = next(objective.parameters()).device
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    objective = objective.to(device).eval()  # Lightning takes it back to the CPU when it ends
     return objective.evaluate(HeldOut(corpus, thinned(indices, MOST_EVALUATED), device, objective.labels))
 
 

@@ -76,10 +76,10 @@ def save_weights(folder: Path, backbone: Backbone, about: Weights) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     temporary = folder / f".{FILE}.{os.getpid()}"
     save_file(state, temporary)
+    temporary.replace(folder / FILE)
     write_atomically(folder / CARD, card(about))
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, **about.__dict__}
-    write_atomically(folder / CONFIG, json.dumps(config, indent=2))
-    temporary.replace(folder / FILE)
+    write_atomically(folder / CONFIG, json.dumps(config, indent=2))  # last: with it they are there
 
 
 def read_config(folder: Path) -> Weights:

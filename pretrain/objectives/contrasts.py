@@ -25,6 +25,7 @@ from synth.stream.merged import Merged
 SHARED = Augmentation(crop=(0.3, 0.8, 1.0))  # of both views: mirror, turn, stretch, shift, crop
 OWN = Augmentation()  # intensities of the volume itself, where it is one of the views
 PLACES = 512  # whose features are compared, over the batch, as anatomix compares patches
+FEWEST = 16  # of a batch that is all air
 
 
 class TwoContrasts(Objective):
@@ -123,8 +124,9 @@ def chosen_places(maps: torch.Tensor, classes: torch.Tensor, generator: torch.Ge
         classes: ``[B, D, H, W]`` int64, 0 is the background.
         generator: on their device.
     """
-    tissue = F.interpolate((classes > 0).float()[:, None], size=maps.shape[2:], mode="area").flatten()
-    lottery = torch.rand(len(tissue), generator=generator, device=maps.device) * (tissue > 0.1)
-    places = lottery.topk(min(PLACES, len(tissue))).indices
+    tissue = F.interpolate((classes > 0).float()[:, None], size=maps.shape[2:], mode="area").flatten() > 0.1
+    lottery = torch.rand(len(tissue), generator=generator, device=maps.device) + tissue
+    found = int(tissue.sum())
+    places = lottery.topk(min(PLACES, found if found > 1 else FEWEST, len(tissue))).indices
     first, second = (half.movedim(1, -1).flatten(0, 3)[places] for half in maps.chunk(2))
     return torch.cat([first, second])

@@ -67,6 +67,7 @@ class Supervised(Objective):
     """
 
     needs_covariates = True
+    smallest_batch = 2  # of one volume batch norm knows no variance
 
     def __init__(self, backbone: Backbone, corpus: Corpus | Merged, seed: int, weights: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -104,7 +105,8 @@ class Supervised(Objective):
         known = torch.isfinite(target)
         errors = (output[:, : len(self.names)] - torch.where(known, target, 0.0)).square() * known
         errors = errors * self.number_weights.to(errors.device)
-        loss = errors.sum() / known.sum().clamp_min(1)
+        counted = known * (self.number_weights > 0).to(known.device)  # a head left out thins the others not
+        loss = errors.sum() / counted.sum().clamp_min(1)
         at = len(self.names)
         for name, words in self.words.items():
             codes = self.codes[name][index.cpu()]
@@ -115,7 +117,8 @@ class Supervised(Objective):
         return loss
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Correlation of predicted and true target on held-out samples, one per number; accuracy per word."""
+        """Correlation of predicted and true target on held-out samples, one per number; accuracy per word. None of a target
+        that is the same, or unknown, of all of them."""
         outputs, indices = [], []
         for batch in batches:
             outputs.append(self.head(self.backbone(standardise(batch.image)).float()).cpu())
@@ -125,14 +128,15 @@ class Supervised(Objective):
         for column, name in enumerate(self.names):
             truth = self.numbers[index, column]
             known = torch.isfinite(truth)
-            figures[f"r_{name}"] = round(
-                float(torch.corrcoef(torch.stack([output[known, column], truth[known]]))[0, 1]), 4
-            )
+            said, truth = output[known, column], truth[known]
+            if len(truth) > 1 and float(said.std()) > 0 and float(truth.std()) > 0:
+                figures[f"r_{name}"] = round(float(torch.corrcoef(torch.stack([said, truth]))[0, 1]), 4)
         at = len(self.names)
         for name, words in self.words.items():
             truth = self.codes[name][index]
             right = (output[:, at : at + len(words)].argmax(1) == truth)[truth >= 0]
-            figures[f"accuracy_{name}"] = round(float(right.float().mean()), 4)
+            if len(right):
+                figures[f"accuracy_{name}"] = round(float(right.float().mean()), 4)
             at += len(words)
         return figures
 

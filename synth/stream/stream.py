@@ -300,8 +300,11 @@ class Stream:
         if event is not None:
             import torch
 
-            torch.cuda.current_stream(batch.image.device).wait_event(event)
-            batch.image.record_stream(torch.cuda.current_stream(batch.image.device))
+            stream = torch.cuda.current_stream(batch.image.device)
+            stream.wait_event(event)
+            for tensor in (batch.image, batch.label, batch.intensity):
+                if tensor is not None and tensor.is_cuda:
+                    tensor.record_stream(stream)
         return batch
 
     def _make(self, key: tuple[int, int]) -> tuple[Batch, Any]:

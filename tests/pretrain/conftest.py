@@ -29,6 +29,11 @@ class Told:
     image_shape: tuple[int, int, int, int] = (1, 16, 16, 16)
     path: str = "told.zarr"
     has_labels: bool = False
+    complete: bool = True
+
+    def entry(self, index: int) -> dict[str, Any]:
+        """What stands of one sample."""
+        return {"covariates": self.table.iloc[index].to_dict()}
 
     def covariates(self) -> pd.DataFrame:
         """One row per sample."""

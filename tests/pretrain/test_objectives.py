@@ -22,6 +22,7 @@ from pretrain.structures import Structures, structure_of
 from pretrain.testing import Small
 from synth.corpus import Corpus
 from synth.errors import UserError
+from synth.stream import Batch
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -104,6 +105,25 @@ def test_heads_are_weighted_as_asked_for(told: Any) -> None:
     age, sex = loss("sex=0"), loss("age=0")
     assert loss() == pytest.approx(age + sex, rel=1e-5)
     assert loss("age=3", "sex=0.5") == pytest.approx(3 * age + 2 * sex, rel=1e-5)
+
+
+def test_a_head_left_out_thins_no_other(told: Any) -> None:
+    corpus = told(age=np.linspace(20, 80, 8), volume_putamen=np.geomspace(3e3, 6e3, 8))
+    image = torch.randn(8, 1, 16, 16, 16, generator=seeded(0))
+
+    def loss(*weights: str) -> float:
+        return float(Supervised(Small(), corpus, 0, weights).eval().loss(image, torch.arange(8), seeded(0)).detach())
+
+    assert loss() == pytest.approx((loss("volume=0") + loss("age=0")) / 2, rel=1e-5), "a mean over the heads there are"
+
+
+def test_figures_of_what_cannot_be_told_are_left_out(told: Any) -> None:
+    objective = Supervised(Small(), told(age=[50.0, 50.0, 60.0, 70.0], sex=["F", "M", None, None]), 0).eval()
+    image = torch.randn(4, 1, 16, 16, 16, generator=seeded(0))
+    with torch.no_grad():
+        assert set(objective.evaluate([Batch(image, torch.arange(4))])) == {"r_age", "accuracy_sex"}
+        assert objective.evaluate([Batch(image[:1], torch.tensor([2]))]) == {}, "one age, no sex"
+        assert set(objective.evaluate([Batch(image[:2], torch.arange(2))])) == {"accuracy_sex"}, "one age twice"
 
 
 def test_volume_is_the_name_of_all_regional_volumes() -> None:
@@ -244,8 +264,8 @@ def test_places_are_the_same_in_both_views_and_not_air() -> None:
     first, second = chosen.chunk(2)
     assert torch.equal(second, first + 1000)
     tissue = maps[0, :, :2].flatten(1).T
-    assert {tuple(row) for row in tissue.tolist()} <= {tuple(row) for row in first.tolist()}
-    assert {tuple(row) for row in first[:32].tolist()} == {tuple(row) for row in tissue.tolist()}, "tissue comes first"
+    assert len(first) == 32 and {tuple(row) for row in first.tolist()} == {tuple(row) for row in tissue.tolist()}
+    assert len(chosen_places(maps, torch.zeros_like(classes), seeded(0))) == 2 * 16, "air, where there is nothing else"
 
 
 def test_similarities_are_kept_in_full_precision_under_autocast() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_the_interval_of_a_correlation_is_fisher_s() -> None:
 def test_samples_looked_at_are_spread_over_the_corpus() -> None:
     assert thinned(np.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
     assert thinned(np.arange(3), 5).tolist() == [0, 1, 2]
+
+
+def test_all_of_a_person_s_scans_are_held_out_or_none(told: Any) -> None:
+    people = [f"sub-{n % 7}" for n in range(40)]  # the last four scans are of four people
+    alone = told(age=np.arange(40.0))
+    known, one = told(participant_id=people), told(participant_id=["sub-1"] * 10)
+    merged: Any = SimpleNamespace(corpora=(alone, known, one), offsets=(0, 40, 80, 90))
+    training, held_out = split(merged)
+    assert np.array_equal(np.sort(np.concatenate([training, held_out])), np.arange(90))
+    assert held_out[held_out < 40].tolist() == [36, 37, 38, 39]
+    theirs = {people[at - 40] for at in held_out if 40 <= at < 80}
+    assert theirs == {"sub-1", "sub-2", "sub-3", "sub-4"}
+    assert not theirs & {people[at - 40] for at in training if 40 <= at < 80}
+    assert held_out[-1:].tolist() == [89] and 88 in training, "of one person the last tenth, as of nobody known"
 
 
 def test_evaluating_puts_every_part_back_as_it_was() -> None:

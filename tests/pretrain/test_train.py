@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def test_killed_and_called_again_ends_with_the_weights_of_an_undisturbed_run(
         with pytest.raises(RuntimeError, match="killed"):
             pretrain(corpus.path, tmp_path / "killed", options)
     assert not (tmp_path / "killed" / "model.safetensors").exists()
+    for name, other in (("seed", 1), ("steps", 11), ("learning_rate", 1e-2)):
+        with pytest.raises(UserError, match=f"checkpoint of a run with {name} .*, asked for was {other}"):
+            pretrain(corpus.path, tmp_path / "killed", replace(options, **{name: other}))
     steps: list[int] = []
 
     def counts(self: Pretraining, batch: Any, number: int) -> torch.Tensor:
@@ -79,6 +83,21 @@ def test_killed_and_called_again_ends_with_the_weights_of_an_undisturbed_run(
     resumed, _ = load_weights(tmp_path / "killed")
     for (name, tensor), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.allclose(tensor.float(), other.float(), atol=1e-6), name
+
+
+def test_killed_while_the_weights_are_written_ends_with_all_of_them(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(path: Path, text: str) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("pretrain.weights.write_atomically", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            pretrain(corpus.path, tmp_path / "w", QUICK)
+    pretrain(corpus.path, tmp_path / "w", QUICK)
+    assert load_weights(tmp_path / "w")[1].training["steps"] == QUICK.steps
+    assert not (tmp_path / "w" / "checkpoints").exists()
 
 
 def test_called_again_on_finished_weights_trains_nothing(corpus: Corpus, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import train
+from pretrain import cli, train
 from pretrain.backbones import make_backbone
+from pretrain.lightning_parts import WholeCheckpoints
 from pretrain.loggers import check_loggers, make_loggers, rewound
 from pretrain.module import Pretraining, averaged, compile_backbone, parameter_groups
 from pretrain.objectives import make_objective
 from pretrain.out_of_memory import what_to_lower
 from pretrain.plan import measure
+from pretrain.probing import Probing
 from pretrain.train import TrainOptions, pretrain
 from pretrain.weights import load_weights
 from synth.corpus import Corpus
@@ -222,7 +225,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 
 def test_what_to_lower_keeps_the_volumes_of_a_step() -> None:
     assert "--batch-size 8 --accumulate 4" in what_to_lower(TrainOptions(batch_size=16, accumulate=2))
-    assert what_to_lower(TrainOptions(batch_size=1)).startswith("a smaller --backbone")
+    assert what_to_lower(TrainOptions(objective="mae", batch_size=1)).startswith("a smaller --backbone")
+    assert what_to_lower(TrainOptions(batch_size=2)).startswith("a smaller --backbone"), "supervised needs two at once"
+    assert "though simclr sees 8 at once" in what_to_lower(TrainOptions(objective="simclr", batch_size=16))
 
 
 def test_a_plan_says_memory_and_hours_and_writes_nothing(planted: Corpus, run: Run) -> None:
@@ -235,6 +240,43 @@ def test_a_plan_says_memory_and_hours_and_writes_nothing(planted: Corpus, run: R
     assert sorted(Path(str(planted.path)).parent.rglob("*")) == before
 
 
+def test_a_plan_takes_every_option_of_run() -> None:
+    asked, planned = (inspect.signature(command).parameters for command in (cli.run, cli.plan))
+    assert asked.keys() == planned.keys()
+    assert all(planned[name].default == one.default for name, one in asked.items() if name not in ("out", "loggers"))
+
+
+def test_a_checkpoint_whose_writing_was_cut_off_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, writer = tmp_path / "checkpoints" / "last.ckpt", WholeCheckpoints()
+    writer.save_checkpoint({"step": 1}, place)
+
+    def cut_off(what: Any, file: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            writer.save_checkpoint({"step": 2}, place)
+    assert writer.load_checkpoint(place, weights_only=True) == {"step": 1}
+    writer.save_checkpoint({"step": 3}, place)
+    assert writer.load_checkpoint(place, weights_only=True) == {"step": 3}
+
+
+def test_probes_are_not_taken_for_training(planted: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Probing._look
+
+    def slow(self: Probing, *arguments: Any) -> None:
+        look(self, *arguments)
+        self.seconds += 1000.0  # as if it had taken so long
+
+    monkeypatch.setattr(Probing, "_look", slow)
+    told = pretrain(planted.path, tmp_path / "w", replace(QUICK, probe_every=1)).training
+    assert told["seconds"] < 0, "what is said to be looking is taken off the clock"
+
+
 def test_a_plan_refuses_what_run_would_refuse(planted: Corpus) -> None:
     with pytest.raises(UserError, match="needs a ViT"):
         measure([str(planted.path)], None, TrainOptions("sfcn_s", "mae"))
@@ -245,6 +287,8 @@ def test_a_plan_refuses_what_run_would_refuse(planted: Corpus) -> None:
     [
         ({"accumulate": 0}, "--accumulate is 0"),
         ({"layer_decay": 1.5}, "--layer-decay is 1.5"),
+        ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
+        ({"objective": "supervised", "batch_size": 1}, "supervised needs 2 or more"),
         ({"ema": 1.0}, "--ema is 1.0"),
         ({"workers": 0}, "--workers is 0"),
     ],

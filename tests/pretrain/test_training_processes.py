@@ -28,6 +28,12 @@ TOLERANCE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The objective without randomness is importable."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+
+
 def curve(out: Path) -> list[tuple[int, float]]:
     """(step, loss) as the CSV has them."""
     with (out / "log" / "version_0" / "metrics.csv").open(newline="") as file:
@@ -63,6 +69,18 @@ def test_without_variables_there_is_one_process_with_them_torchrun_s(monkeypatch
         here.told(replace(ONE, workers=3))
 
 
+def test_nodes_may_have_unequal_numbers_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning
+
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for here in (World(2, 3, 0, 1), World(1, 3, 1, 2)):
+        trainer = lightning.Trainer(
+            accelerator="cpu", logger=False, **{**here.for_lightning(), "sync_batchnorm": False}
+        )
+        assert trainer.world_size == 3 and trainer.global_rank == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_of_torchrun_train_as_one_with_the_doubled_batch(planted: Corpus, tmp_path: Path) -> None:
@@ -77,7 +95,7 @@ def test_two_processes_of_torchrun_train_as_one_with_the_doubled_batch(planted: 
     ended = subprocess.run(command, env=elsewhere(str(PLUGIN)), capture_output=True, text=True, timeout=110)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("volumes/s") == 1  # one speaks for both
-    _one(planted, tmp_path / "one")
+    pretrain(planted.path, tmp_path / "one", ONE)
     assert read_config(tmp_path / "two").training["workers"] == 2
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
@@ -90,16 +108,8 @@ def test_two_ray_train_workers_train_as_one_with_the_doubled_batch(
     pytest.importorskip("pyarrow")
     about = pretrain(planted.path, tmp_path / "two", replace(ONE, batch_size=4, workers=2))
     assert about.training["workers"] == 2 and not (tmp_path / "two" / "checkpoints").exists()
-    _one(planted, tmp_path / "one")
+    pretrain(planted.path, tmp_path / "one", ONE)
     assert_same_training(tmp_path / "one", tmp_path / "two")
-
-
-def _one(planted: Corpus, out: Path) -> None:
-    sys.path.insert(0, str(PLUGIN))
-    try:
-        pretrain(planted.path, out, ONE)
-    finally:
-        sys.path.remove(str(PLUGIN))
 
 
 def test_what_a_worker_refuses_is_found_in_what_ray_raises() -> None:
@@ -139,6 +149,8 @@ def test_killed_by_kill_9_the_same_command_gives_the_undisturbed_curve(planted: 
     for name in ("killed", "whole"):
         ended = subprocess.run(command(tmp_path / name), env=elsewhere(), capture_output=True, text=True, timeout=100)
         assert ended.returncode == 0, ended.stderr
+        begun = next(line for line in ended.stderr.splitlines() if "steps" in line)
+        assert ("100/150" in begun) is (name == "killed"), "from its checkpoint"
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert [step for step, _ in curve(tmp_path / "whole")] == list(range(10, 151, 10))
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
