@@ -54,18 +54,19 @@ class ViTOptions:
 PLAIN = ViTOptions()
 
 
-FEW_TOKENS = 512  # where computing attention's N × N weights twice takes less than the fused kernel's backward pass
+PLAIN_TOKENS = (
+    2048  # up to so many, a CPU that trains in bfloat16 keeps the N × N weights, as MONAI's ViT does everywhere
+)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Softmax attention of ``[B, heads, N, e]`` each, whose N × N weights are never kept.
+    """Softmax attention of ``[B, heads, N, e]`` each, through scaled_dot_product_attention, which never writes N × N weights.
 
-    Where a CPU trains in bfloat16 on few tokens, by plain products that are computed again in the backward pass: torch
-    2.13's fused kernel is slower there.
+    Only where a CPU trains in bfloat16 by plain products: the backward pass of torch 2.13's fused kernel is slower there
+    (docs/backbones.md).
     """
-    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[2] <= FEW_TOKENS and torch.is_grad_enabled():
-        made: torch.Tensor = checkpoint(_plain_attention, q, k, v, use_reentrant=False, preserve_rng_state=False)
-        return made
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[2] <= PLAIN_TOKENS and torch.is_grad_enabled():
+        return _plain_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -16,6 +16,7 @@ from pretrain.backbones import (
     sincos_positions,
     spell,
 )
+from pretrain.backbones.vit import attention
 from synth.errors import UserError
 
 SMALL = ("vit_xs", "sfcn_s", "sfcn")
@@ -106,6 +107,21 @@ def test_a_vit_encodes_only_the_tokens_it_is_told_to_keep() -> None:
         kept = backbone.tokens(image, keep)
         assert torch.equal(kept, backbone.tokens(hidden, keep))
         assert not torch.equal(kept, backbone.tokens(changed, keep))
+
+
+@pytest.mark.parametrize("tokens", [27, 2100])
+def test_attention_is_the_same_by_either_way(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(1, 2, tokens, 8, generator=generator) for _ in range(3)]
+    plain = [one.bfloat16().requires_grad_() for one in given]  # trained on a CPU in bfloat16
+    whole = [one.bfloat16().float().requires_grad_() for one in given]
+    ours, theirs = attention(*plain), torch.softmax(whole[0] @ whole[1].transpose(2, 3) / 8**0.5, -1) @ whole[2]
+    assert torch.allclose(ours.float(), theirs, atol=0.02)
+    ours.float().square().sum().backward()
+    theirs.square().sum().backward()
+    for one, other in zip(plain, whole, strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert torch.allclose(one.grad.float(), other.grad, atol=0.03 * float(other.grad.abs().max()))
 
 
 def test_an_sfcn_has_the_widths_asked_for() -> None:
