@@ -154,5 +154,5 @@ def draw(repeats: Sequence[dict[str, Any]], path: Path) -> None:
             RIGHT, [leads[name] for name in RIGHT], color="C0" if repeat["right"] else "C3", alpha=0.6, marker="o"
         )
     axis.axhline(0, color="0.8", linewidth=1, zorder=0)
-    axis.set(ylabel="lead, standard errors", title="a line a repeat; red where the order is wrong")
+    axis.set(ylabel="lead, standard errors", title="a line a repeat;\nred where the order is wrong")
     save_png(sheet, path)
