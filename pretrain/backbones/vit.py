@@ -111,8 +111,8 @@ class ViT(Backbone):
     """Vision transformer on 3-D patches (Dosovitskiy et al. 2021).
 
     Ours rather than MONAI's: positions follow other sizes, masked pre-training sends only the visible tokens through the
-    blocks, and attention never writes its N × N matrix. Forward and backward in float32 take 0.72 of MONAI's time at 1,728
-    tokens, with 0.40 of its memory; in bf16 on a CPU 1.42 of its time (docs/backbones.md).
+    blocks, and attention writes no N × N matrix but where that is quicker. Forward and backward in float32 take 0.72 of MONAI's
+    time at 1,728 tokens, with 0.40 of its memory; in bf16 on a CPU 0.62 of its time (docs/backbones.md).
 
     Attributes:
         patch: voxels of a patch in the plane; ``patch_shape`` along d, h, w.
