@@ -36,10 +36,10 @@ SIZES = {
     ),
     "tiny": Size(
         volumes=48,
-        people=96,
+        people=64,
         steps={("sfcn_s", "supervised"): 8, ("vit_xs", "supervised"): 8, ("vit_xs", "mae"): 8},
-        seeds=2,
-        labels=16,
+        seeds=1,
+        labels=12,
         epochs=1,
     ),
 }

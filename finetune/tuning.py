@@ -131,7 +131,7 @@ def _train(
 
     groups = parameter_groups(cast(Any, model), rate, options.layer_decay)
     parameters = [one for group in groups for one in group["params"]]
-    optimizer = torch.optim.AdamW(groups, rate, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(groups, rate, weight_decay=options.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
     batches = max(1, len(images) // options.batch_size)
     total, ramp = batches * options.epochs, batches

@@ -101,7 +101,7 @@ class Pretraining(lightning.LightningModule):
         """AdamW; the rate warms up linearly and falls as a half cosine."""
         options = self.options
         groups = parameter_groups(self.objective, options.learning_rate, options.layer_decay)
-        optimizer = torch.optim.AdamW(groups, options.learning_rate, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(groups, options.learning_rate, weight_decay=options.weight_decay, fused=True)
 
         def rate(step: int) -> float:
             ramp = max(1, round(options.warmup * options.steps))

@@ -53,7 +53,7 @@ class MaskedAutoencoder(Objective):
         self, image: torch.Tensor, index: torch.Tensor, generator: torch.Generator, label: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Mean squared error over the hidden patches, each normalised to zero mean and unit SD."""
-        patches = self.patches(image)
+        patches = self.backbone.patches(image)
         count = patches.shape[1]
         keep = self.visible(image.shape[0], count, generator).to(image.device)
         predicted = self.decode(self.backbone.tokens(image, keep), keep, count)
@@ -77,15 +77,8 @@ class MaskedAutoencoder(Objective):
             full = block(full)
         return self.out(full)
 
-    def patches(self, image: torch.Tensor) -> torch.Tensor:
-        """``[B, C, D, H, W]`` → ``[B, N, C·voxels of a patch]`` in token order."""
-        b, c, d, h, w = image.shape
-        p, q, r = self.backbone.patch_shape
-        cut = image.view(b, c, d // p, p, h // q, q, w // r, r).permute(0, 2, 4, 6, 1, 3, 5, 7)
-        return cut.reshape(b, -1, c * p * q * r)
-
     def assembled(self, patches: torch.Tensor) -> torch.Tensor:
-        """The inverse of :meth:`patches`."""
+        """Volumes of the backbone's ``patches``."""
         (d, h, w), (p, q, r) = self.backbone.grid, self.backbone.patch_shape
         cut = patches.view(len(patches), d, h, w, -1, p, q, r).permute(0, 4, 1, 5, 2, 6, 3, 7)
         return cut.reshape(len(patches), -1, d * p, h * q, w * r)
@@ -94,7 +87,7 @@ class MaskedAutoencoder(Objective):
         """The volume, what is seen of it, and the whole with hidden patches as predicted (with their own mean and SD,
         which the loss does not ask for)."""
         image = standardise(batch.image)
-        patches = self.patches(image)
+        patches = self.backbone.patches(image)
         keep = self.visible(len(patches), patches.shape[1], generator).to(image.device)
         predicted = self.decode(self.backbone.tokens(image, keep), keep, patches.shape[1]).float()
         predicted = predicted * (patches.var(2, keepdim=True) + 1e-2).sqrt() + patches.mean(2, keepdim=True)

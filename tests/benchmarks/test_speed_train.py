@@ -35,7 +35,7 @@ def test_both_maes_hide_as_much_and_have_losses_of_the_same_size() -> None:
 
 def test_the_patches_are_ours() -> None:
     step = Step(train.MAE, EDGE, "fp32", 1, True)
-    patches: Any = step.module.patches(step.image)  # type: ignore[operator]
+    patches: Any = step.module.backbone.patches(step.image)  # type: ignore[operator]
     expected = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
     assert torch.equal(normalised_patches(step.image), expected)
 

@@ -141,7 +141,7 @@ def test_the_masked_loss_looks_at_hidden_patches_only(corpus: Corpus) -> None:
     objective = make_objective("mae", make_backbone("vit_xs", (32, 40, 32)), corpus, 0).eval()
     assert isinstance(objective, MaskedAutoencoder)
     image = torch.randn(1, 1, 32, 40, 32)
-    patches = objective.patches(image)
+    patches = objective.backbone.patches(image)
     assert patches.shape == (1, 80, 512)
     keep = torch.rand(1, 80, generator=torch.Generator().manual_seed(1)).argsort(1)[:, :20]
     predicted = objective.decode(objective.backbone.tokens(image, keep), keep, 80)
