@@ -6,6 +6,7 @@ import csv
 import hashlib
 import importlib.util
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,16 @@ def make_loggers(names: Sequence[str], out: Path, step: int, first: bool = True)
     if "tensorboard" in names and installed("tensorboard"):
         made.append(TensorBoardLogger(out, name=FOLDER, version=VERSION, purge_step=step + 1 if step else None))
     if "wandb" in names:
-        place = out / FOLDER
-        place.mkdir(parents=True, exist_ok=True)
-        made.append(WandbLogger(out.name, save_dir=place, project="brainloom", id=run_id(out), resume="allow"))
+        (out / FOLDER).mkdir(parents=True, exist_ok=True)
+        made.append(WandbLogger(out.name, save_dir=out / FOLDER, project="brainloom", id=run_id(out), resume="allow"))
     if "mlflow" in names:
         kept = out / FOLDER / "mlflow_run"
         known = kept.read_text() if kept.is_file() else None
-        runs = MLFlowLogger("brainloom", run_name=out.name, save_dir=str(out / FOLDER / "mlruns"), run_id=known)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        place = f"sqlite:///{(out / FOLDER).resolve() / 'mlflow.db'}"  # MLflow 3 takes no folder of files any more
+        tracking = os.environ.get("MLFLOW_TRACKING_URI", place)
+        runs = MLFlowLogger("brainloom", run_name=out.name, tracking_uri=tracking, run_id=known)
         if known is None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(kept, str(runs.run_id))
         made.append(runs)
     return made

@@ -15,12 +15,16 @@ from benchmarks.speed.turns import paired
 THREADS, BATCH, GPU_BATCH = 2, 2, 32
 PRECISIONS = ("fp32", "bf16")
 MAE, VIT, AUTOENCODER, DENSENET = "MAE of ViT-B/16", "ViT-B/16", "autoencoder of ViT-B/16", "DenseNet121"
-GROUPS = (MAE, VIT, AUTOENCODER, DENSENET)
+SMALL_VIT, RESNET, SWIN = "ViT-S/8", "ResNet50", "Swin"
+GROUPS = (MAE, VIT, SMALL_VIT, AUTOENCODER, DENSENET, RESNET, SWIN)
 NAMES = {  # of a group: ours, MONAI's
     MAE: ("brainloom mae", "MONAI MaskedAutoEncoderViT"),
     VIT: ("brainloom vit_b", "MONAI ViT"),
+    SMALL_VIT: ("brainloom vit_s_p8", "MONAI ViT, small"),
     AUTOENCODER: ("brainloom masked", "MONAI ViTAutoEnc"),
     DENSENET: ("brainloom densenet121", "MONAI DenseNet121"),
+    RESNET: ("brainloom resnet50", "MONAI ResNetFeatures"),
+    SWIN: ("brainloom swin", "MONAI SwinTransformer"),
 }
 _STEPS = "benchmarks.speed.train_steps"
 

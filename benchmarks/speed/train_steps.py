@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from benchmarks.speed.timing import Skip
-from benchmarks.speed.train import AUTOENCODER, DENSENET, MAE, VIT
+from benchmarks.speed.train import AUTOENCODER, DENSENET, MAE, RESNET, SMALL_VIT, SWIN, VIT
 
 WIDTH, DEPTH, HEADS, PATCH, MASKED = 768, 12, 12, 16, 0.75  # ViT-B/16; the share hidden as in He et al. 2022
+OURS = {VIT: "vit_b", SMALL_VIT: "vit_s_p8", DENSENET: "densenet121", RESNET: "resnet50", SWIN: "swin"}
 PEAK_FLOPS = {  # dense bf16 operations a second, from NVIDIA's data sheets
     "H200": 989e12,
     "H100": 989e12,
@@ -97,8 +98,8 @@ def ours_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
     from pretrain.objectives.masked import MaskedModelling
 
     corpus: Any = SimpleNamespace(image_shape=(1, edge, edge, edge))
-    backbone = make_backbone("densenet121" if group == DENSENET else "vit_b", (edge, edge, edge))
-    if group in (VIT, DENSENET):
+    backbone = make_backbone(OURS.get(group, "vit_b"), (edge, edge, edge))
+    if group in OURS:
         return backbone, lambda image, number: backbone(image).float().square().mean()
     made = (MaskedAutoencoder if group == MAE else MaskedModelling)(backbone, corpus, 0)
 
@@ -112,22 +113,33 @@ def ours_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
 def monais_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
     """MONAI's module of a group, as wide and deep as ours, and the same loss."""
     from monai.networks.nets import DenseNet121, ViT, ViTAutoEnc
+    from monai.networks.nets.resnet import ResNetFeatures
+    from monai.networks.nets.swin_unetr import SwinTransformer
 
     shape: dict[str, Any] = {"in_channels": 1, "img_size": (edge,) * 3, "patch_size": (PATCH,) * 3}
     vit = {**shape, "hidden_size": WIDTH, "mlp_dim": 4 * WIDTH, "num_layers": DEPTH, "num_heads": HEADS}
-    if group == DENSENET:
-        net: nn.Module = DenseNet121(3, 1, 2)
-        net.class_layers = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-        return net, lambda image, number: net(image).float().square().mean()
-    if group == VIT:
-        net = ViT(**vit, pos_embed_type="sincos", qkv_bias=True)
-        return net, lambda image, number: net(image)[0].mean(1).float().square().mean()
+    small = {**vit, "patch_size": (PATCH // 2,) * 3, "hidden_size": 384, "mlp_dim": 4 * 384, "num_heads": 6}
     if group == AUTOENCODER:
-        net = ViTAutoEnc(**vit, qkv_bias=True)
+        net: nn.Module = ViTAutoEnc(**vit, qkv_bias=True)
         return net, lambda image, number: (net(image)[0].float() - image).square().mean()
     if group == MAE:
         return _monais_mae(vit)
-    raise Skip(f"MONAI has nothing like {group}")
+    if group == DENSENET:
+        net = DenseNet121(3, 1, 2)
+        net.class_layers = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        return net, lambda image, number: net(image).float().square().mean()
+    if group in (RESNET, SWIN):
+        swin: dict[str, Any] = {"embed_dim": 48, "window_size": (7,) * 3, "patch_size": (2,) * 3, "depths": (2,) * 4}
+        net = (
+            ResNetFeatures("resnet50", pretrained=False, in_channels=1)
+            if group == RESNET
+            else SwinTransformer(in_chans=1, num_heads=(3, 6, 12, 24), downsample="mergingv2", **swin)
+        )
+        return net, lambda image, number: net(image)[-1].mean((2, 3, 4)).float().square().mean()
+    if group not in (VIT, SMALL_VIT):
+        raise Skip(f"MONAI has nothing like {group}")
+    net = ViT(**(vit if group == VIT else small), pos_embed_type="sincos", qkv_bias=True)
+    return net, lambda image, number: net(image)[0].mean(1).float().square().mean()
 
 
 def _monais_mae(vit: dict[str, Any]) -> tuple[nn.Module, Loss]:

@@ -11,13 +11,27 @@ import pytest
 import torch
 
 from pretrain.backbones import make_backbone
-from pretrain.objectives import ObjectiveSpec, make_objective
+from pretrain.objectives import ObjectiveSpec, known_objectives, make_objective
 from pretrain.testing import Small
 from pretrain.train import TrainOptions, pretrain
 from synth.corpus import Corpus
 from synth.errors import UserError
+from tests import conftest
 from tests.conftest import Run
 from tests.pretrain.test_objectives import seeded, stored
+
+
+def test_an_installed_package_s_objective_goes_by_the_name_it_gives_itself(
+    planted: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain-1.0.dist-info").mkdir()
+    (tmp_path / "plain-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
+    points = "[brainloom.objectives]\nplain = plainly:Plainly\n"
+    (tmp_path / "plain-1.0.dist-info" / "entry_points.txt").write_text(points)
+    for place in (conftest.PLUGIN, tmp_path):
+        monkeypatch.syspath_prepend(str(place))
+    assert type(make_objective("plain", Small(), planted, 0)).__name__ == "Plainly"
+    assert "plain" in known_objectives()
 
 
 def test_a_hybrid_is_the_weighted_sum_of_its_parts(planted: Corpus) -> None:

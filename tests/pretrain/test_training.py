@@ -61,6 +61,20 @@ def test_the_batches_of_a_step_have_masks_of_their_own(planted: Corpus) -> None:
     assert len(keys) == 3 and 0 in keys  # the first is as without accumulation
 
 
+def test_the_rate_warms_up_linearly_and_falls_as_a_half_cosine(planted: Corpus) -> None:
+    options = TrainOptions("vit_xs", "mae", steps=100, learning_rate=2e-3, warmup=0.1)
+    objective = make_objective("mae", make_backbone("vit_xs", (16, 16, 16)), planted, 0)
+    made = Pretraining(objective, options).configure_optimizers()
+    schedule, rates = made["lr_scheduler"]["scheduler"], []
+    for _ in range(101):
+        rates.append(schedule.get_last_lr()[0])
+        made["optimizer"].step()
+        schedule.step()
+    assert [rates[step] for step in (0, 4, 9)] == pytest.approx([2e-4, 1e-3, 2e-3])
+    assert [rates[step] for step in (10, 55, 100)] == pytest.approx([2e-3, 1e-3, 0], abs=1e-12)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
 def test_earlier_layers_learn_more_slowly(planted: Corpus) -> None:
     backbone = make_backbone("vit_xs", (16, 16, 16))
     objective = make_objective("mae", backbone, planted, 0)
