@@ -85,29 +85,36 @@ def fit_linear(
         return Fitted(np.full(len(test), mean), np.full(len(target), mean), target, "training")
     features, test = features[:, keep], test[:, keep]
     holes = bool(np.isnan(features).any() or np.isnan(test).any())
+    wide = features.shape[1] > len(features)
     if classification:
-        model = _scaled(LogisticRegression(class_weight="balanced", solver="newton-cholesky"), holes)
+        model = _scaled(LogisticRegression(class_weight="balanced", solver="newton-cholesky"), holes, wide)
         return _searched(model, {"logisticregression__C": PENALTIES}, features, target, test, True, seed, people)
     single = len(np.unique(people)) == len(people)
     folds = None if single else _inner_folds(target, False, seed, people)
     search = RidgeCV(STRENGTHS, cv=folds, scoring=None if single else "neg_mean_squared_error")
     with threadpool_limits(1):
-        ridge = _scaled(search, holes).fit(features, target)
+        ridge = _scaled(search, holes, wide).fit(features, target)
         strength = float(ridge[-1].alpha_)
-        inner = _out_of_fold(_scaled(Ridge(strength), holes), features, target, False, seed, people)
+        inner = _out_of_fold(_scaled(Ridge(strength), holes, wide), features, target, False, seed, people)
     low, high = target.min() - 15, target.max() + 15
     predicted = np.clip(ridge.predict(test), low, high)
     return Fitted(predicted, np.clip(inner, low, high), target, "out-of-fold", {"alpha": strength})
 
 
-def _scaled(model: Any, holes: bool) -> Any:
-    """A pipeline that z-scores by training people, and fills holes with their mean."""
+def _scaled(model: Any, holes: bool, wide: bool) -> Any:
+    """A pipeline that z-scores by training people, and fills holes with their mean.
+
+    Of more features than people (``wide``) only the space that the people span is kept: the penalty leaves weights outside it
+    at zero, so predictions are the same, and a Newton step costs people cubed, not features cubed.
+    """
+    from sklearn.decomposition import PCA
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     filled = [SimpleImputer(keep_empty_features=True)] if holes else []  # in an inner fold a column may be all holes
-    return make_pipeline(*filled, StandardScaler(), model)
+    turned = [PCA(svd_solver="full")] if wide else []
+    return make_pipeline(*filled, StandardScaler(), *turned, model)
 
 
 def spread(features: npt.NDArray[np.floating]) -> Floats:
@@ -141,6 +148,7 @@ def refit_linear(
 
     Scores of a classification are in order of its probabilities, not probabilities.
     """
+    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
@@ -150,6 +158,9 @@ def refit_linear(
         return np.zeros((len(test), targets.shape[1]))
     scaler = StandardScaler().fit(features[:, keep])
     learnt, asked = scaler.transform(features[:, keep]), scaler.transform(test[:, keep])
+    if learnt.shape[1] > len(learnt):
+        turned = PCA(svd_solver="full").fit(learnt)  # see _scaled
+        learnt, asked = turned.transform(learnt), turned.transform(asked)
     with threadpool_limits(1):
         if not classification:
             predicted: Floats = Ridge(penalty).fit(learnt, targets).predict(asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from finetune import heads
 from finetune.heads import fit_linear, unbalanced
 from finetune.metrics import brier, calibration, roc_auc
 
@@ -62,3 +63,21 @@ def test_probabilities_of_rare_patients_are_calibrated() -> None:
     assert abs(fitted.test.mean() - prevalence) < 0.03 and abs(fitted.inner.mean() - prevalence) < 0.03
     assert calibration(target[600:], fitted.test[None])["expected_calibration_error"] < 0.05
     assert brier(target[600:], fitted.test) < brier(target[600:], np.full(600, prevalence))
+
+
+@pytest.mark.parametrize("classification", [True, False])
+def test_more_features_than_people_give_what_all_of_the_features_give(
+    classification: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(60, 200)).astype(np.float32)
+    target = features[:, :5].sum(1) + rng.normal(size=60)
+    target = (target > 0).astype(float) if classification else target + 60
+    learn, asked = slice(0, 40), slice(40, 60)
+    given = (features[learn], target[learn], features[asked], classification, 0, np.arange(40))
+    found = fit_linear(*given)
+    scaled = heads._scaled
+    monkeypatch.setattr(heads, "_scaled", lambda model, holes, wide: scaled(model, holes, False))
+    whole = fit_linear(*given)
+    assert found.chosen == whole.chosen
+    assert found.test == pytest.approx(whole.test, rel=1e-4) and found.inner == pytest.approx(whole.inner, rel=1e-4)
