@@ -14,6 +14,7 @@ import pytest
 from benchmarks.matrix import Matrix
 from benchmarks.matrix_figures import ranked
 from benchmarks.recipe import read_recipe
+from pretrain.objectives import BUILT_IN
 from synth.corpus import Corpus
 from synth.errors import UserError
 from synth.generator import GeneratorSpec
@@ -96,6 +97,14 @@ def test_the_best_is_first_whichever_way_the_metric_goes() -> None:
 def test_what_cannot_be_run_is_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(UserError, match=word):
         Matrix(**{"sources": {"blobs": BLOBS}, **SMALL, **options})
+
+
+def test_the_recipe_of_objectives_holds_all_of_them_and_its_people_have_other_anatomies(checkout: Path) -> None:
+    recipe: Any = read_recipe(checkout / "benchmarks" / "recipes" / "objectives.yaml")
+    assert set(recipe.objectives) == set(BUILT_IN)
+    (volumes,) = recipe.sources.values()
+    assert volumes.init_args["anatomies"] != recipe.people.init_args["anatomies"]
+    assert recipe.seeds >= 5 and recipe.beside
 
 
 def test_a_recipe_s_cohort_can_be_another_one(tmp_path: Path, checkout: Path) -> None:
