@@ -102,19 +102,24 @@ def fit_linear(
 
 
 def _scaled(model: Any, holes: bool, wide: bool) -> Any:
-    """A pipeline that z-scores by training people, and fills holes with their mean.
+    """A pipeline that z-scores by training people, and fills holes with their mean; see :func:`_steps`."""
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(*_steps(holes, wide), model)
+
+
+def _steps(holes: bool, wide: bool) -> list[Any]:
+    """What comes before a linear model.
 
     Of more features than people (``wide``) only the space that the people span is kept: the penalty leaves weights outside it
     at zero, so predictions are the same, and a Newton step costs people cubed, not features cubed.
     """
     from sklearn.decomposition import PCA
     from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     filled = [SimpleImputer(keep_empty_features=True)] if holes else []  # in an inner fold a column may be all holes
-    turned = [PCA(svd_solver="full")] if wide else []
-    return make_pipeline(*filled, StandardScaler(), *turned, model)
+    return [*filled, StandardScaler(), *([PCA(svd_solver="full")] if wide else [])]
 
 
 def spread(features: npt.NDArray[np.floating]) -> Floats:
@@ -148,19 +153,15 @@ def refit_linear(
 
     Scores of a classification are in order of its probabilities, not probabilities.
     """
-    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.pipeline import make_pipeline
     from threadpoolctl import threadpool_limits
 
     keep = features.std(0) > 1e-8
     if not keep.any():
         return np.zeros((len(test), targets.shape[1]))
-    scaler = StandardScaler().fit(features[:, keep])
-    learnt, asked = scaler.transform(features[:, keep]), scaler.transform(test[:, keep])
-    if learnt.shape[1] > len(learnt):
-        turned = PCA(svd_solver="full").fit(learnt)  # see _scaled
-        learnt, asked = turned.transform(learnt), turned.transform(asked)
+    prepared = make_pipeline(*_steps(False, int(keep.sum()) > len(features))).fit(features[:, keep])
+    learnt, asked = prepared.transform(features[:, keep]), prepared.transform(test[:, keep])
     with threadpool_limits(1):
         if not classification:
             predicted: Floats = Ridge(penalty).fit(learnt, targets).predict(asked)

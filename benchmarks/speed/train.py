@@ -20,7 +20,7 @@ GROUPS = (MAE, VIT, SMALL_VIT, AUTOENCODER, DENSENET, RESNET, SWIN)
 BATCHES = {
     MAE: 8,
     SMALL_VIT: 1,
-}  # others 2. The MAE sees a quarter of each: of two, AdamW on 88 M weights is half a step
+}  # others 2; of two volumes a quarter of which is seen, AdamW on 88 M weights is half a step
 NAMES = {  # of a group: ours, MONAI's
     MAE: ("brainloom mae", "MONAI MaskedAutoEncoderViT"),
     VIT: ("brainloom vit_b", "MONAI ViT"),

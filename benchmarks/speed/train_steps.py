@@ -130,11 +130,9 @@ def monais_of(group: str, edge: int) -> tuple[nn.Module, Loss]:
         return net, lambda image, number: net(image).float().square().mean()
     if group in (RESNET, SWIN):
         swin: dict[str, Any] = {"embed_dim": 48, "window_size": (7,) * 3, "patch_size": (2,) * 3, "depths": (2,) * 4}
-        net = (
-            ResNetFeatures("resnet50", pretrained=False, in_channels=1)
-            if group == RESNET
-            else SwinTransformer(in_chans=1, num_heads=(3, 6, 12, 24), downsample="mergingv2", **swin)
-        )
+        swin |= {"num_heads": (3, 6, 12, 24), "downsample": "mergingv2"}
+        resnet = group == RESNET
+        net = ResNetFeatures("resnet50", False, in_channels=1) if resnet else SwinTransformer(in_chans=1, **swin)
         return net, lambda image, number: net(image)[-1].mean((2, 3, 4)).float().square().mean()
     if group not in (VIT, SMALL_VIT):
         raise Skip(f"MONAI has nothing like {group}")
