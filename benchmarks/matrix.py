@@ -37,6 +37,8 @@ class Matrix:
         count: volumes of each source; of real scans as many as there are.
         inits: name → backbone → where it begins without pre-training here (``pretrain run --init``), such as a network of
             images.
+        pretrained_from: names of ``inits`` from which every pre-training begins as well, beside those from nothing: video,
+            then synthetic volumes. Such a source is called "SOURCE after NAME".
         cohort: BIDS folder or corpus of people; ``people`` where it is absent.
         cohorts: task → its own cohort, instead.
         externals: task → cohort that is only tested on.
@@ -68,6 +70,7 @@ class Matrix:
     sources: Mapping[str, GeneratorSpec]
     count: int = 1000
     inits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pretrained_from: tuple[str, ...] = ()
     cohort: Path | None = None
     cohorts: Mapping[str, Path] = field(default_factory=dict)
     externals: Mapping[str, Path] = field(default_factory=dict)
@@ -108,6 +111,9 @@ class Matrix:
                 raise UserError(f"matrix: {option} names task '{task}'; expected one of {', '.join(self.tasks)}")
         for word in {word for one in self.inits.values() for word in one} - set(self.backbones):
             raise UserError(f"matrix: inits names backbone '{word}'; expected one of {', '.join(self.backbones)}")
+        for name in set(self.pretrained_from) - set(self.inits):
+            known = ", ".join(self.inits) or "none; name one under inits first"
+            raise UserError(f"matrix: pretrained_from names '{name}'; expected some of inits: {known}")
         if not self.sources:
             raise UserError(
                 "matrix: sources is empty; expected name: class_path and init_args of one generator or more"
@@ -213,8 +219,13 @@ class Matrix:
         corpora.make(Job(spec, count, self.seed + more, path), self.workers)
         return path
 
-    def _cells(self, corpora: Mapping[str, Path]) -> Iterator[Cell]:
-        return itertools.product(self.backbones, corpora, self.objectives)
+    def _cells(self, corpora: Mapping[str, Path]) -> Iterator[tuple[Cell, Path, str]]:
+        """Every cell with its corpus and what it begins from; one from a start that a backbone lacks is none."""
+        for backbone, source, objective in itertools.product(self.backbones, corpora, self.objectives):
+            yield (backbone, source, objective), corpora[source], "scratch"
+            for name in self.pretrained_from:
+                if backbone in self.inits[name]:
+                    yield (backbone, f"{source} after {name}", objective), corpora[source], self.inits[name][backbone]
 
     def _left_out(self, corpora: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
         """Name → why, of every cell whose objective cannot serve its backbone or corpus."""
@@ -222,9 +233,9 @@ class Matrix:
         from pretrain.objectives import make_objective
         from synth.corpus import Corpus
 
-        for cell in self._cells(corpora):
-            backbone, source, objective = cell
-            corpus = Corpus(corpora[source])
+        for cell, path, _ in self._cells(corpora):
+            backbone, _, objective = cell
+            corpus = Corpus(path)
             channels, d, h, w = corpus.image_shape
             made = make_backbone(backbone, (d, h, w), channels, self.seed)
             try:
@@ -238,15 +249,16 @@ class Matrix:
         """Cell → weights, a folder for each seed of pre-training."""
         from pretrain.train import TrainOptions, pretrain
 
-        for cell in self._cells(corpora):
-            backbone, source, objective = cell
+        for cell, corpus, init in self._cells(corpora):
+            backbone, _, objective = cell
             if name_of(cell) in left_out:
                 continue
             folders = []
             for number in range(self.pretrain_seeds):
-                options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=self.seed + number)
+                seed = self.seed + number
+                options = TrainOptions(backbone, objective, self.steps, self.batch_size, seed=seed, init=init)
                 folders.append(out / (name_of(cell) + (f"-seed{number}" if number else "")))
-                pretrain(corpora[source], folders[-1], options)
+                pretrain(corpus, folders[-1], options)
             yield cell, folders
 
     def _write(

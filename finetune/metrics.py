@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def mean_absolute_error(target: Floats, prediction: Floats) -> float:
 
 
 def with_interval(
-    metric: Callable[[Floats, Floats], float],
+    metric: Metric,
     target: Floats,
     predictions: Floats,
     people: npt.NDArray[np.int64] | None = None,
@@ -64,7 +65,7 @@ def with_interval(
 
 
 def gain(
-    metric: Callable[[Floats, Floats], float],
+    metric: Metric,
     target: Floats,
     ours: Floats,
     other: Floats,
@@ -73,14 +74,10 @@ def gain(
     """How much better ours is than other (AUC gained, years of error saved), paired by participant (and by seed where both have as many), with its interval."""
 
     sign = -1.0 if metric is mean_absolute_error else 1.0
-
-    def difference(who: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> float:
-        theirs = seeds if len(other) == len(ours) else np.arange(len(other))
-        return sign * (
-            _mean(metric, target[who], ours[seeds][:, who]) - _mean(metric, target[who], other[theirs][:, who])
-        )
-
-    values = _bootstrap(difference, target, len(ours), people)
+    weights, shares = _resampled(len(target), len(ours), people)
+    theirs = shares if len(other) == len(ours) else np.full((1, len(other)), 1 / len(other))
+    values = _over_seeds(metric, target, ours, weights, shares) - _over_seeds(metric, target, other, weights, theirs)
+    values *= sign
     low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     value = sign * (_mean(metric, target, ours) - _mean(metric, target, other))
     return {"value": value, "low": float(low), "high": float(high)}
@@ -90,22 +87,37 @@ def _mean(metric: Callable[[Floats, Floats], float], target: Floats, predictions
     return float(np.mean([metric(target, one) for one in predictions]))
 
 
-def _bootstrap(
-    statistic: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
-    target: Floats,
-    seeds: int,
-    people: npt.NDArray[np.int64] | None = None,
-    number: int = DRAWS,
-) -> Floats:
-    rng = rng_for(0, len(target), "bootstrap")
-    everybody = np.arange(len(target)) if people is None else people
-    _, whose = np.unique(everybody, return_inverse=True)
-    count = int(whose.max()) + 1
-    draws = [(rng.integers(0, count, count), rng.integers(0, seeds, seeds)) for _ in range(number)]
-    if count < len(target):
-        rows = [np.flatnonzero(whose == person) for person in range(count)]
-        draws = [(np.concatenate([rows[person] for person in drawn]), which) for drawn, which in draws]
-    return np.array([statistic(who, which) for who, which in draws])
+def _resampled(
+    size: int, seeds: int, people: npt.NDArray[np.int64] | None = None, number: int = DRAWS
+) -> tuple[Floats, Floats]:
+    """Of every bootstrap draw: how often each of ``size`` rows is in it ``[number, size]``, and which share each seed has
+    ``[number, seeds]``. People are drawn with all their rows; equal arguments give equal draws."""
+    _, whose = np.unique(np.arange(size) if people is None else people, return_inverse=True)
+    times, shares = _drawn_people(int(whose.max()) + 1, size, seeds, number)
+    return times[:, whose], shares
+
+
+@lru_cache(maxsize=8)
+def _drawn_people(count: int, size: int, seeds: int, number: int) -> tuple[Floats, Floats]:
+    rng = rng_for(0, size, "bootstrap")
+    times, shares = np.zeros((number, count)), np.zeros((number, seeds))
+    for draw in range(number):
+        times[draw] = np.bincount(rng.integers(0, count, count), minlength=count)
+        shares[draw] = np.bincount(rng.integers(0, seeds, seeds), minlength=seeds) / seeds
+    times.flags.writeable = shares.flags.writeable = False
+    return times, shares
+
+
+def _over_seeds(metric: Metric, target: Floats, predictions: Floats, weights: Floats, shares: Floats) -> Floats:
+    """``[draws]``: the metric of each of ``predictions [seeds, n]``, weighed by ``shares [draws or 1, seeds]``."""
+    many = WEIGHTED.get(metric)
+    if many is not None:
+        each = [many(target, one, weights) for one in predictions]
+    else:
+        rows = [np.repeat(np.arange(len(target)), times) for times in weights.astype(np.int64)]
+        each = [np.array([metric(target[who], one[who]) for who in rows]) for one in predictions]
+    found: Floats = (shares * np.stack(each, axis=1)).sum(1)
+    return found
 
 
 def sensitivity(target: Floats, said: Floats) -> float:
@@ -205,13 +217,8 @@ def drawn(
     draws: int = DRAWS,
 ) -> Floats:
     """The metric in every bootstrap draw; the same draws of people for every arm, so that differences are paired."""
-    return _bootstrap(
-        lambda who, seeds: _mean(metric, target[who], predictions[seeds][:, who]),
-        target,
-        len(predictions),
-        people,
-        draws,
-    )
+    weights, shares = _resampled(len(target), len(predictions), people, draws)
+    return _over_seeds(metric, target, predictions, weights, shares)
 
 
 def paired_draws(
@@ -221,19 +228,18 @@ def paired_draws(
     people: npt.NDArray[np.int64] | None = None,
     draws: int = PAIRED_DRAWS,
 ) -> dict[str, Floats]:
-    """Arm → ``[draws]`` of :func:`roc_auc` or :func:`mean_absolute_error`, the same people and seeds drawn for every arm.
+    """Arm → ``[draws]`` of a metric, the same people and seeds drawn for every arm.
 
     People (with all their scans) and seeds are drawn with replacement; NaN in draws without one of the classes.
 
     Args:
-        metric: one of the two, which are computed for all draws at once.
+        metric: of :data:`WEIGHTED`, which are computed for all draws at once.
         target: ``[n]``.
         predictions: arm → ``[seeds, n]``, as many seeds for each.
         people: ``[n]`` whose each scan is, where some have several.
         draws: how many.
     """
-    assert metric in (roc_auc, mean_absolute_error)
-    many = _weighted_auc if metric is roc_auc else _weighted_error
+    many = WEIGHTED[metric]
     _, whose = np.unique(np.arange(len(target)) if people is None else people, return_inverse=True)
     count, rng = int(whose.max()) + 1, rng_for(0, len(target), "paired bootstrap")
     found: dict[str, list[Floats]] = {name: [] for name in predictions}
@@ -262,8 +268,81 @@ def _weighted_auc(target: Floats, score: Floats, weights: Floats) -> Floats:
 
 def _weighted_error(target: Floats, prediction: Floats, weights: Floats) -> Floats:
     """:func:`mean_absolute_error` of each row of ``weights [draws, n]``."""
-    found: Floats = weights @ np.abs(target - prediction) / weights.sum(1)
+    return _weighted_mean(weights, np.abs(target - prediction))
+
+
+def _share(weights: Floats, inside: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> Floats:
+    """Of those ``of``, the share who are ``inside`` too, in each draw; NaN without any."""
+    with np.errstate(invalid="ignore"):
+        found: Floats = (weights @ (inside & of)) / (weights @ of)
     return found
+
+
+def _weighted_balance(target: Floats, score: Floats, weights: Floats) -> Floats:
+    positive, said = target > 0.5, score > 0.5
+    return (_share(weights, said, positive) + _share(weights, ~said, ~positive)) / 2
+
+
+def _weighted_sensitivity(target: Floats, said: Floats, weights: Floats) -> Floats:
+    return _share(weights, said > 0.5, target > 0.5)
+
+
+def _weighted_specificity(target: Floats, said: Floats, weights: Floats) -> Floats:
+    return _weighted_sensitivity(1 - target, 1 - said, weights)
+
+
+def _weighted_f1(target: Floats, score: Floats, weights: Floats) -> Floats:
+    said, positive = score > 0.5, target > 0.5
+    found: Floats = 2 * (weights @ (said & positive)) / np.maximum(weights @ said + weights @ positive, 1)
+    return found
+
+
+def _weighted_mean(weights: Floats, values: Floats) -> Floats:
+    found: Floats = (weights @ values) / weights.sum(1)
+    return found
+
+
+def _weighted_brier(target: Floats, score: Floats, weights: Floats) -> Floats:
+    return _weighted_mean(weights, np.square(target - score))
+
+
+def _weighted_gap(target: Floats, prediction: Floats, weights: Floats) -> Floats:
+    return _weighted_mean(weights, prediction - target)
+
+
+def _weighted_r(target: Floats, prediction: Floats, weights: Floats) -> Floats:
+    ours, theirs = target - target.mean(), prediction - prediction.mean()  # sums of squares stay small
+    means = [_weighted_mean(weights, one) for one in (ours, theirs)]
+    spreads = [
+        np.sqrt(np.maximum(_weighted_mean(weights, one**2) - mean**2, 0))
+        for one, mean in zip((ours, theirs), means, strict=True)
+    ]
+    both = _weighted_mean(weights, ours * theirs) - means[0] * means[1]
+    product = spreads[0] * spreads[1]
+    some = (spreads[0] >= 1e-12) & (spreads[1] >= 1e-12)
+    return np.where(some, both / np.where(some, product, 1.0), 0.0)
+
+
+def _weighted_r_squared(target: Floats, prediction: Floats, weights: Floats) -> Floats:
+    ours = target - target.mean()
+    around = weights @ ours**2 - weights.sum(1) * _weighted_mean(weights, ours) ** 2
+    found: Floats = 1 - (weights @ np.square(target - prediction)) / np.maximum(around, 1e-12)
+    return found
+
+
+WEIGHTED: dict[Metric, Callable[[Floats, Floats, Floats], Floats]] = {
+    roc_auc: _weighted_auc,
+    balanced_accuracy: _weighted_balance,
+    f1: _weighted_f1,
+    brier: _weighted_brier,
+    mean_absolute_error: _weighted_error,
+    mean_gap: _weighted_gap,
+    pearson_r: _weighted_r,
+    r_squared: _weighted_r_squared,
+    sensitivity: _weighted_sensitivity,
+    specificity: _weighted_specificity,
+}
+"""Metric → the same of each row of ``weights [draws, n]``, how often everybody is in it: a thousand draws at once."""
 
 
 def paired_p(ours: Floats, theirs: Floats) -> float:

@@ -72,6 +72,24 @@ def test_each_seed_of_the_protocol_takes_a_pre_training_of_its_own(tmp_path: Pat
     assert row["objective"] == "supervised"
 
 
+def test_pre_training_goes_on_from_a_start_beside_the_start_itself(tmp_path: Path) -> None:
+    chosen = {"backbones": ("sfcn_s",), "objectives": ("supervised",), "fractions": (100.0,)}
+    earlier, later = tmp_path / "earlier", tmp_path / "later"
+    options: dict[str, Any] = {**SMALL, **chosen}
+    assert Matrix({"blobs": BLOBS}, **options).run(earlier) == 0
+    start = str(earlier / "weights" / "sfcn_s-blobs-supervised")
+    inits = {"earlier": {"sfcn_s": start}}
+    assert Matrix({"blobs": BLOBS}, **options, inits=inits, pretrained_from=("earlier",)).run(later) == 0
+    configs = {path.parent.name: json.loads(path.read_text()) for path in later.glob("weights/*/config.json")}
+    assert set(configs) == {"sfcn_s-blobs-supervised", "sfcn_s-blobs after earlier-supervised"}
+    began = {name: config["training"]["init"] for name, config in configs.items()}
+    assert began == {"sfcn_s-blobs-supervised": "scratch", "sfcn_s-blobs after earlier-supervised": start}
+    rows = json.loads((later / "matrix.json").read_text())["rows"]
+    sources = {row["name"]: row["source"] for row in rows if row["name"].startswith("sfcn_s")}
+    assert sources["sfcn_s, earlier, frozen"] is None  # the start as it is
+    assert sources["sfcn_s, blobs after earlier, supervised, frozen"] == "blobs after earlier"
+
+
 def test_the_best_is_first_whichever_way_the_metric_goes() -> None:
     def row(value: float, higher: bool) -> dict[str, Any]:
         return {"metrics": {"all": {"m": {"value": value}}}, "main_metric": "m", "higher_is_better": higher}
@@ -91,6 +109,7 @@ def test_the_best_is_first_whichever_way_the_metric_goes() -> None:
         ({"align": True}, "strip: true"),
         ({"modes": ("frosen",)}, "frosen"),
         ({"inits": {"video": {"vit_b": "somewhere"}}}, "vit_b"),
+        ({"pretrained_from": ("video",)}, "video"),
         ({"externals": {"pd": Path("somewhere")}}, "pd"),
     ],
 )

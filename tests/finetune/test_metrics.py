@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from finetune.metrics import (
+    WEIGHTED,
+    Metric,
     balanced_accuracy,
     brier,
+    drawn,
     f1,
     gain,
     mean_absolute_error,
@@ -93,3 +96,20 @@ def test_the_threshold_is_the_score_below_which_nine_of_ten_healthy_people_lie()
     said = (score > threshold).astype(float)
     assert (specificity(target, said), sensitivity(target, said)) == (1.0, 0.5)
     assert threshold_at(target, score, wanted=0.5) == 0.5
+
+
+@pytest.mark.parametrize("metric", WEIGHTED, ids=lambda metric: metric.__name__)
+@pytest.mark.parametrize("scans", [1, 2])
+def test_all_draws_at_once_are_what_each_draw_gives(metric: Metric, scans: int) -> None:
+    """Whoever is drawn twice counts twice; of several scans all go along; a draw without one class has no AUC."""
+    rng = np.random.Generator(np.random.Philox(3))
+    target = np.repeat((rng.random(12) < 0.3).astype(float), scans)
+    if metric in (pearson_r, r_squared, mean_absolute_error, mean_gap):
+        target = target + rng.normal(60, 9, len(target))
+    said = np.round(target - target.mean() + rng.normal(0, 1, (3, len(target))), 1)  # with ties
+    said[2] = said[2, 0]  # one predicts the same for everybody
+    people = np.repeat(np.arange(12), scans)
+    at_once = drawn(metric, target, said, people, 60)
+    one_by_one = drawn(lambda *pair: metric(*pair), target, said, people, 60)
+    assert at_once == pytest.approx(one_by_one, nan_ok=True)
+    assert len(np.unique(at_once)) > 5
