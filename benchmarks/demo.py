@@ -35,8 +35,8 @@ SIZES = {
         epochs=15,
     ),
     "tiny": Size(
-        volumes=48,
-        people=64,
+        volumes=24,
+        people=48,
         steps={("sfcn_s", "supervised"): 8, ("vit_xs", "supervised"): 8, ("vit_xs", "mae"): 8},
         seeds=1,
         labels=12,

@@ -65,7 +65,7 @@ def test_utilisation_is_a_share_of_the_data_sheet_s_peak() -> None:
 
 @pytest.mark.timeout(300)  # rows are processes of their own, each of which imports torch and MONAI
 def test_one_run_writes_rows_ratios_and_a_chart(tmp_path: Path, run: Run) -> None:
-    words = ("--size", 48, "--repeats", 7, "--only", "DenseNet121")
+    words = ("--size", 32, "--repeats", 7, "--only", "DenseNet121")
     answer = run("benchmark", "speed", "train", "--out", tmp_path / "speed", *words)
     assert answer.code == 0, answer.err
     results = json.loads((tmp_path / "speed" / "results.json").read_text())
