@@ -15,11 +15,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/brainloom demo
 
-# Two tests at once, one thread each: JOBS=0 runs them one after the other, in this process.
-JOBS ?= 2
+# Files of tests at once, such as JOBS=2 on an idle machine; 0 runs them one after the other, in this process.
+JOBS ?= 0
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

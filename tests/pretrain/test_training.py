@@ -138,6 +138,25 @@ def test_compiling_keeps_names_and_values_and_is_called_by_every_objective(name:
     assert len(calls) == 2 * (4 if name == "vit_xs" else 1)  # every block, or the whole map
 
 
+@pytest.mark.parametrize("name", ["vit_xs", "sfcn_s"])
+def test_a_compiled_backbone_learns_what_the_plain_one_does(
+    planted: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Traced forward and backward; what remains is the code that inductor writes of it, which takes minutes."""
+    compiled: list[str] = []
+
+    def traced(backbone: Any) -> None:
+        compiled.append(backbone.name)
+        compile_backbone(backbone, "aot_eager")
+
+    monkeypatch.setattr("pretrain.module.compile_backbone", traced)
+    options = replace(QUICK, backbone=name)
+    plain = weights_of(planted, tmp_path / "plain", options)
+    assert not compiled
+    assert_close(plain, weights_of(planted, tmp_path / "compiled", replace(options, compile=True)), 1e-5)
+    assert compiled == [name]
+
+
 def test_killed_with_average_and_accumulation_it_ends_with_the_same_weights_and_curve(
     planted: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
