@@ -83,7 +83,7 @@ def gain(
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def _mean(metric: Callable[[Floats, Floats], float], target: Floats, predictions: Floats) -> float:
+def _mean(metric: Metric, target: Floats, predictions: Floats) -> float:
     return float(np.mean([metric(target, one) for one in predictions]))
 
 
@@ -92,9 +92,15 @@ def _resampled(
 ) -> tuple[Floats, Floats]:
     """Of every bootstrap draw: how often each of ``size`` rows is in it ``[number, size]``, and which share each seed has
     ``[number, seeds]``. People are drawn with all their rows; equal arguments give equal draws."""
-    _, whose = np.unique(np.arange(size) if people is None else people, return_inverse=True)
-    times, shares = _drawn_people(int(whose.max()) + 1, size, seeds, number)
+    whose, count = _whose(size, people)
+    times, shares = _drawn_people(count, size, seeds, number)
     return times[:, whose], shares
+
+
+def _whose(size: int, people: npt.NDArray[np.int64] | None) -> tuple[npt.NDArray[np.intp], int]:
+    """The person, from 0, of each of ``size`` rows, one a row unless given; how many there are."""
+    _, whose = np.unique(np.arange(size) if people is None else people, return_inverse=True)
+    return whose, int(whose.max()) + 1
 
 
 @lru_cache(maxsize=8)
@@ -240,8 +246,8 @@ def paired_draws(
         draws: how many.
     """
     many = WEIGHTED[metric]
-    _, whose = np.unique(np.arange(len(target)) if people is None else people, return_inverse=True)
-    count, rng = int(whose.max()) + 1, rng_for(0, len(target), "paired bootstrap")
+    whose, count = _whose(len(target), people)
+    rng = rng_for(0, len(target), "paired bootstrap")
     found: dict[str, list[Floats]] = {name: [] for name in predictions}
     for begin in range(0, draws, CHUNK):
         size = min(CHUNK, draws - begin)
